@@ -1,0 +1,75 @@
+"""Dataset mappers, chosen by ``INPUT.DATASET_MAPPER_NAME``."""
+
+import copy
+from typing import Sequence
+
+import numpy as np
+import torch
+
+from detectron2.config import configurable
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+
+from .label_maps import label_maps
+
+
+class LabelMapDatasetMapper:
+    """Dataset dict to image and label maps: each pixel's object and class.
+
+    Beside "image" uint8 [3, H, W] the output has "instance_map" int32 [H, W] and "class_map" int16 [H, W] as
+    ``projects.data.label_maps.label_maps`` makes them, crowds included. Objects that lose all their pixels are not in
+    the maps. In inference there is only the image.
+    """
+
+    @configurable
+    def __init__(self, *, is_train: bool, augmentations: Sequence[T.Augmentation], image_format: str):
+        """
+        Args:
+            is_train: whether to make label maps.
+            augmentations: applied to image and masks alike.
+            image_format: the channels' order, "RGB" or "BGR".
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True):
+        augmentations = detection_utils.build_augmentation(cfg, is_train)
+        if is_train and cfg.INPUT.CROP.ENABLED:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        return {"is_train": is_train, "augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        dataset_dict = copy.deepcopy(dataset_dict)
+        image = detection_utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        detection_utils.check_image_size(dataset_dict, image)
+
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        annotations = dataset_dict.pop("annotations", [])
+        dataset_dict.pop("sem_seg_file_name", None)
+        if self.is_train:
+            size = augmented.image.shape[:2]
+            dataset_dict["instance_map"], dataset_dict["class_map"] = _label_maps(annotations, transforms, size)
+        return dataset_dict
+
+
+def _label_maps(annotations: list[dict], transforms: T.Transform, size: tuple[int, int]):
+    """The label maps of an image's transformed annotations."""
+    objects = [detection_utils.transform_instance_annotations(x, transforms, size) for x in annotations]
+    masks, classes = torch.zeros(0, *size, dtype=torch.bool), torch.zeros(0, dtype=torch.int64)
+    if objects:
+        instances = detection_utils.annotations_to_instances(objects, size, mask_format="bitmask")
+        masks, classes = instances.gt_masks.tensor, instances.gt_classes
+    return label_maps(masks, classes, torch.tensor([bool(x.get("iscrowd", 0)) for x in annotations], dtype=torch.bool))
+
+
+def build_dataset_mapper(cfg, is_train: bool):
+    """The mapper that ``INPUT.DATASET_MAPPER_NAME`` names: "default" (Detectron2's) or "label_map"."""
+    mappers = {"default": DatasetMapper, "label_map": LabelMapDatasetMapper}
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in mappers:
+        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; it must be one of {sorted(mappers)}.")
+    return mappers[name](cfg, is_train)

@@ -1,0 +1,1 @@
+"""Logging, communication, events, files and drawing."""

@@ -1,0 +1,88 @@
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from PIL import Image
+
+from detectron2.config import get_cfg
+from detectron2.structures import BoxMode
+
+from projects.config import add_projects_config
+from projects.data.dataset_mapper import build_dataset_mapper
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A 12×10 image with a polygon, an RLE and a crowd."""
+    pixels = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    mask = np.zeros((12, 10), np.uint8, order="F")
+    mask[6:11, 1:4] = 1
+    crowd = np.zeros((12, 10), np.uint8, order="F")
+    crowd[0:3, :] = 1
+    box = {"bbox": [0, 0, 10, 12], "bbox_mode": BoxMode.XYXY_ABS}
+    return {
+        "file_name": str(tmp_path / "image.png"),
+        "height": 12,
+        "width": 10,
+        "image_id": 1,
+        "annotations": [
+            {**box, "category_id": 1, "iscrowd": 0, "segmentation": [[5, 4, 9, 4, 9, 8, 5, 8]]},
+            {**box, "category_id": 0, "iscrowd": 0, "segmentation": mask_util.encode(mask)},
+            {**box, "category_id": 2, "iscrowd": 1, "segmentation": mask_util.encode(crowd)},
+        ],
+    }
+
+
+def config(flip="none"):
+    cfg = get_cfg()
+    add_projects_config(cfg)
+    cfg.INPUT.DATASET_MAPPER_NAME, cfg.INPUT.FORMAT, cfg.INPUT.MASK_FORMAT = "label_map", "RGB", "bitmask"
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.RANDOM_FLIP = [0], 0, flip
+    return cfg
+
+
+def test_label_maps_of_polygons_rles_and_crowds(record):
+    out = build_dataset_mapper(config(), is_train=True)(record)
+    assert out["image"].shape == (3, 12, 10) and out["image"][:, 1, 2].tolist() == [36, 37, 38]
+    assert "annotations" not in out and len(record["annotations"]) == 3
+    assert (out["instance_map"][6:11, 1:4] == 2).all() and (out["instance_map"][5:7, 6:8] == 1).all()
+    assert (out["class_map"][6:11, 1:4] == 0).all() and (out["class_map"][5:7, 6:8] == 1).all()
+    assert (out["class_map"][:3] == 2).all() and not out["instance_map"][:3].any()  # the crowd is no object
+    assert (out["instance_map"] == 2).sum() == 15
+
+
+def test_maps_are_augmented_with_the_image(record):
+    plain = build_dataset_mapper(config(), is_train=True)(record)
+    mapper = build_dataset_mapper(config("horizontal"), is_train=True)
+    np.random.seed(0)
+    flipped = next(out for out in (mapper(record) for _ in range(20)) if not out["image"].equal(plain["image"]))
+    assert flipped["image"].equal(plain["image"].flip(2))
+    # Drawing a mirrored polygon may move its edge by a pixel; the RLE mirrors exactly.
+    assert (flipped["instance_map"] == 2).equal((plain["instance_map"] == 2).flip(1))
+
+
+def test_a_crop_keeps_image_and_maps_together(record):
+    cfg = config()
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", [4, 5]
+    out = build_dataset_mapper(cfg, is_train=True)(record)
+    assert out["image"].shape[1:] == out["instance_map"].shape == out["class_map"].shape == (4, 5)
+
+
+def test_inference_needs_no_annotations(record):
+    out = build_dataset_mapper(config(), is_train=False)(record)
+    assert "instance_map" not in out and out["height"] == 12 and out["image"].shape == (3, 12, 10)
+    del record["annotations"]
+    assert build_dataset_mapper(config(), is_train=False)(record)["image"].equal(out["image"])
+
+
+def test_an_image_without_annotations_trains_as_background(record):
+    record["annotations"] = []
+    out = build_dataset_mapper(config(), is_train=True)(record)
+    assert not out["instance_map"].any() and (out["class_map"] == -1).all()
+
+
+def test_unknown_mapper_is_an_error():
+    cfg = config()
+    cfg.INPUT.DATASET_MAPPER_NAME = "labels"
+    with pytest.raises(ValueError, match="labels.*default.*label_map"):
+        build_dataset_mapper(cfg, is_train=True)
