@@ -56,23 +56,30 @@ def setup(args):
     return cfg
 
 
-def main(args):
-    cfg = setup(args)
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
+def evaluate(cfg, resume):
+    """Evaluate the weights of MODEL.WEIGHTS or, with ``resume``, of the output folder's last checkpoint."""
+    model = Trainer.build_model(cfg)
+    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
 
+
+def train(cfg, resume):
+    """Train, from the output folder's last checkpoint with ``resume``, and evaluate."""
     if cfg.MODEL.DEVICE == "cpu":
         # Detectron2 names a GPU to DistributedDataParallel, which takes none for a model on the CPU.
         create_ddp_model = functools.partial(detectron2.engine.defaults.create_ddp_model, device_ids=None)
         detectron2.engine.defaults.create_ddp_model = create_ddp_model
     trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=resume)
     return trainer.train()
+
+
+def main(args):
+    cfg = setup(args)
+    return evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
 
 
 def argument_parser():
@@ -91,11 +98,4 @@ def argument_parser():
 
 if __name__ == "__main__":
     args = argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))

@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from . import FALLBACK_FOLDER
+from .cityscapes_api import serve_inner_path
 from .data.register import parse_dataset_flag, register_user_dataset, thing_class_count
 from .data.shapes_catalog import register_shapes
 from .methods import ADD_CONFIG, NUM_CLASSES_KEYS
@@ -50,6 +51,7 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = (), datasets: Sequenc
         opts: keys and values in turn, as on the command line.
         datasets: a user's own data, each "NAME=annotations.json:image_dir".
     """
+    serve_inner_path()
     register_shapes()
     cfg = get_cfg()
     add_projects_config(cfg)

@@ -1,9 +1,6 @@
 """Cityscapes, read and evaluated, on a small copy of its folders."""
 
-import importlib
-import importlib.machinery
 import json
-import sys
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -18,6 +15,8 @@ from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panopti
 from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
 from detectron2.structures import BoxMode, Instances
 
+from projects.cityscapes_api import serve_inner_path
+
 WIDTH, HEIGHT = 60, 40
 # Later polygons cover earlier ones.
 OBJECTS = [
@@ -27,36 +26,7 @@ OBJECTS = [
 ]
 
 
-class _InnerPath:
-    """Some versions of Detectron2 import cityscapesscripts by a path of their authors' own repository, and
-    run it as NumPy 2.4 no longer allows. This finds it there, made to run."""
-
-    prefix = "deeplearning.projects.cityscapesApi"
-
-    def find_spec(self, name, path=None, target=None):
-        if name.startswith(self.prefix) or self.prefix.startswith(name + "."):
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec):
-        if not spec.name.startswith(self.prefix + "."):
-            return None
-        module = importlib.import_module(spec.name.removeprefix(self.prefix + "."))
-        if spec.name.endswith("Labeling"):
-            module.writeDict2JSON = lambda *_: None
-            np.in1d = np.isin
-        return module
-
-    def exec_module(self, module):
-        pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def inner_path():
-    finder = _InnerPath()
-    sys.meta_path.insert(0, finder)
-    yield
-    sys.meta_path.remove(finder)
+serve_inner_path()
 
 
 @pytest.fixture(scope="module")

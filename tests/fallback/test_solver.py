@@ -125,6 +125,8 @@ class Network(nn.Module):
         self.shared = self.conv
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.embedding = nn.Embedding(2, 2)
+        self.tied = nn.Embedding(2, 2)
+        self.tied.weight = self.embedding.weight
 
 
 def hyperparameters(network, groups):
@@ -214,7 +216,7 @@ def clipping(**options):
         ({"CLIP_TYPE": "value", "CLIP_VALUE": 2.0}, [[2.0, 2.0], [0.5, -2.0]]),
         # Each parameter's norm is clipped by itself: 5 to 1, while 0.5, -4 has (about) 4.03.
         ({"CLIP_TYPE": "norm", "CLIP_VALUE": 1.0}, [[0.6, 0.8], [0.124, -0.992]]),
-        ({"CLIP_TYPE": "norm", "CLIP_VALUE": 7.0, "NORM_TYPE": 1.0}, [[3.0, 4.0], [0.5, -4.0]]),
+        ({"CLIP_TYPE": "norm", "CLIP_VALUE": 3.5, "NORM_TYPE": 1.0}, [[1.5, 2.0], [0.3889, -3.1111]]),
     ],
 )
 def test_gradients_are_clipped_per_parameter(options, expected):

@@ -1,7 +1,6 @@
 """Cityscapes' instance and semantic segmentation, by its own scripts."""
 
 import glob
-import importlib
 import logging
 import os
 import tempfile
@@ -13,6 +12,8 @@ from PIL import Image
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+
+from projects.cityscapes_api import evaluation_script
 
 from .evaluator import DatasetEvaluator
 
@@ -51,17 +52,6 @@ class CityscapesEvaluator(DatasetEvaluator):
         return files
 
 
-def _script(name: str) -> ModuleType:
-    # Imported here, since the scripts read $CITYSCAPES_DATASET as they load.
-    script = importlib.import_module(f"cityscapesscripts.evaluation.{name}")
-    # cityscapesscripts 2.3 calls what NumPy 2.4 no longer has, and cannot write JSON of NumPy 2.4's counts.
-    # Those files are for its own reuse alone, one of them in the current folder.
-    if not hasattr(np, "in1d"):
-        np.in1d = np.isin
-    script.writeDict2JSON = lambda content, path: None
-    return script
-
-
 class CityscapesInstanceEvaluator(CityscapesEvaluator):
     """AP and AP50 in percent of Cityscapes' instances."""
 
@@ -87,7 +77,7 @@ class CityscapesInstanceEvaluator(CityscapesEvaluator):
         comm.synchronize()
         if not comm.is_main_process():
             return None
-        script = _script("evalInstanceLevelSemanticLabeling")
+        script = evaluation_script("evalInstanceLevelSemanticLabeling")
         truths = self._prepare(script, "instanceIds")
         predictions = [script.getPrediction(truth, script.args) for truth in truths]
         averages = script.evaluateImgLists(predictions, truths, script.args)["averages"]
@@ -115,7 +105,7 @@ class CityscapesSemSegEvaluator(CityscapesEvaluator):
         comm.synchronize()
         if not comm.is_main_process():
             return None
-        script = _script("evalPixelLevelSemanticLabeling")
+        script = evaluation_script("evalPixelLevelSemanticLabeling")
         truths = self._prepare(script, "labelIds")
         predictions = [script.getPrediction(script.args, truth) for truth in truths]
         results = script.evaluateImgLists(predictions, truths, script.args)
