@@ -25,12 +25,13 @@ NUM_PREDICTED = 4
 def probe(config_file: str, opts: list[str], folder: Path, checkpoint: str | None) -> dict:
     """What this environment computes; with ``checkpoint`` its predictions, else the first batch and losses."""
     import torch
-    from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.utils.env import seed_all_rng
+
     from projects.config import setup_cfg
     from train_net import Trainer
 
     import detectron2
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.utils.env import seed_all_rng
 
     cfg = setup_cfg(config_file, [*opts, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"])
     seed_all_rng(7)

@@ -95,7 +95,6 @@ def test_instances_as_outlines(tree):
 
 
 def test_instances_from_polygons(tree):
-    pytest.importorskip("shapely")
     annotations = check_instances(load_cityscapes_instances(*tree), 1.0)
     rles = mask_util.frPyObjects(annotations[2]["segmentation"], HEIGHT, WIDTH)
     car = mask_util.decode(mask_util.merge(rles)).astype(bool)

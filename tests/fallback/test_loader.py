@@ -14,9 +14,7 @@ from detectron2.data import (
 )
 from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 from detectron2.data.common import AspectRatioGroupedDataset
-from detectron2.data.samplers import (
-    InferenceSampler, RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler,
-)
+from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
@@ -77,27 +75,6 @@ def test_training_sampler_shares_permutations_out(ranks):
         TrainingSampler(2.0)
 
 
-def test_random_subset():
-    sampler = RandomSubsetTrainingSampler(20, 0.25, seed_shuffle=1, seed_subset=2)
-    subset = torch.randperm(20, generator=torch.Generator().manual_seed(2))[:5]
-    order = torch.randperm(5, generator=torch.Generator().manual_seed(1))
-    assert take(sampler, 5) == subset[order].tolist()
-    assert set(take(sampler, 30)) == set(subset.tolist())
-    with pytest.raises(AssertionError):
-        RandomSubsetTrainingSampler(20, 0.01)
-
-
-def test_repeat_factors():
-    dicts = [{"annotations": [{"category_id": c} for c in cs]} for cs in ([0], [0, 1], [0], [], [0, 0])]
-    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency
-    assert torch.allclose(factors(dicts, 0.8, sqrt=False), torch.tensor([1.0, 4, 1, 1, 1]))
-    assert torch.allclose(factors(dicts, 0.8), torch.tensor([1.0, 2, 1, 1, 1]))
-    sampler = RepeatFactorTrainingSampler(torch.tensor([1.0, 3, 2]), shuffle=False, seed=0)
-    assert take(sampler, 6) == [0, 1, 1, 1, 2, 2]
-    counts = np.bincount(take(RepeatFactorTrainingSampler(torch.tensor([1.0, 1.5]), seed=0), 5000))
-    assert counts[1] / counts[0] == pytest.approx(1.5, abs=0.1)
-
-
 @given(size=st.integers(1, 50), world=st.integers(1, 9))
 def test_inference_shards_cover_all_once(size, world):
     shards = [InferenceSampler._get_local_indices(size, world, rank) for rank in range(world)]
@@ -118,8 +95,6 @@ def test_batch_size_must_fit_the_ranks(monkeypatch):
     monkeypatch.setattr("detectron2.data.build.get_world_size", lambda: 3)
     with pytest.raises(AssertionError):
         build_batch_data_loader(DatasetFromList([1, 2]), InferenceSampler(2), 4)
-    with pytest.raises(ValueError):
-        build_batch_data_loader(DatasetFromList([1, 2]), InferenceSampler(2), 3, single_gpu_batch_size=1)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import pickle
 import random
 import re
 import sys
@@ -38,8 +37,7 @@ from detectron2.utils.logger import (
     setup_logger,
 )
 from detectron2.utils.memory import retry_if_cuda_oom
-from detectron2.utils.registry import Registry, locate
-from detectron2.utils.serialize import PicklableWrapper
+from detectron2.utils.registry import Registry
 
 
 def test_registry():
@@ -52,9 +50,6 @@ def test_registry():
     assert registry.get("Thing") is Thing and "Thing" in registry
     with pytest.raises(KeyError, match="THINGS"):
         registry.get("Other")
-    assert locate("torch.nn.Conv2d") is nn.Conv2d
-    with pytest.raises(ImportError):
-        locate("torch.nn.no_such_layer")
 
 
 class TestLogger:
@@ -328,13 +323,6 @@ def test_memory_retries():
     with pytest.raises(RuntimeError, match="something else"):
         broken()
     assert len(calls) == 4
-
-
-def test_closures_pickle():
-    base = 3
-    wrapped = PicklableWrapper(PicklableWrapper(lambda x: x + base))
-    assert wrapped(1) == 4 and wrapped.__name__ == "<lambda>"
-    assert pickle.loads(pickle.dumps(wrapped))(2) == 5
 
 
 def test_colors():

@@ -6,4 +6,10 @@ NotImplementedError naming Detectron2. `import projects` puts this package on sy
 Detectron2 is installed.
 """
 
+import warnings
+
 __version__ = "0.6+fallback"
+
+# fvcore compiles a function with torch.jit.script when it is imported, which current torch announces as
+# deprecated. Nobody who uses this project can do anything about it.
+warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")

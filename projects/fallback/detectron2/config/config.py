@@ -62,9 +62,7 @@ def configurable(init_func: Optional[Callable] = None, *, from_config: Optional[
 
     @functools.wraps(init_func)
     def init(self, *args, **kwargs):
-        translate = getattr(type(self), "from_config", None)
-        if translate is None:
-            raise AttributeError(f"@configurable {type(self).__name__} must have a classmethod 'from_config'")
+        translate = type(self).from_config
         if not inspect.ismethod(translate):
             raise TypeError(f"{type(self).__name__}.from_config must be a classmethod")
         args, kwargs = _without_cfg(translate, args, kwargs)

@@ -9,9 +9,7 @@ _MODEL = {
     "WEIGHTS": "",  # checkpoint: path, https:// or detectron2://
     "PIXEL_MEAN": [103.530, 116.280, 123.675],  # by channel, in the order of INPUT.FORMAT; ImageNet's
     "PIXEL_STD": [1.0, 1.0, 1.0],  # 1 where the pretrained weights have absorbed it
-    "MASK_ON": False,
-    "KEYPOINT_ON": False,
-    "LOAD_PROPOSALS": False,
+    "MASK_ON": False, "KEYPOINT_ON": False, "LOAD_PROPOSALS": False,
     "BACKBONE": {
         "NAME": "build_resnet_backbone",
         "FREEZE_AT": 2,  # first stages kept as they were loaded; 0 none, 1 stem, 2 stem and res2, ...
@@ -26,9 +24,7 @@ _MODEL = {
         "WIDTH_PER_GROUP": 64,  # channels
         "STRIDE_IN_1X1": True,  # True for the weights of MSRA, False for those of torchvision and ResNeXt
         "RES5_DILATION": 1,  # 2 keeps res5 at stride 16
-        "DEFORM_ON_PER_STAGE": [False, False, False, False],  # res2 ... res5
-        "DEFORM_MODULATED": False,
-        "DEFORM_NUM_GROUPS": 1,
+        "DEFORM_ON_PER_STAGE": [False] * 4, "DEFORM_MODULATED": False, "DEFORM_NUM_GROUPS": 1,
     },
     "FPN": {
         "IN_FEATURES": [],  # of the backbone, finest first
@@ -131,8 +127,7 @@ _DATASETS = {
     "TEST": (),
     "PROPOSAL_FILES_TRAIN": (),  # one a dataset, if MODEL.LOAD_PROPOSALS
     "PROPOSAL_FILES_TEST": (),
-    "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
-    "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+    "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000, "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
 }
 
 _DATALOADER = {
@@ -165,9 +160,8 @@ _SOLVER = {
     "WEIGHT_DECAY_BIAS": None,  # None: WEIGHT_DECAY
     "BIAS_LR_FACTOR": 1.0,
     "CLIP_GRADIENTS": {
-        "ENABLED": False,
+        "ENABLED": False, "CLIP_VALUE": 1.0,
         "CLIP_TYPE": "value",  # or norm
-        "CLIP_VALUE": 1.0,
         "NORM_TYPE": 2.0,  # inf: the largest
     },
     "AMP": {"ENABLED": False},  # mixed precision
@@ -180,10 +174,8 @@ _TEST = {
     "EXPECTED_RESULTS": [],  # [task, metric, value, tolerance], checked at the end
     "KEYPOINT_OKS_SIGMAS": [],  # [] for COCO's
     "AUG": {
-        "ENABLED": False,
-        "MIN_SIZES": tuple(range(400, 1201, 100)),  # pixels
-        "MAX_SIZE": 4000,
-        "FLIP": True,
+        "ENABLED": False, "FLIP": True,
+        "MIN_SIZES": tuple(range(400, 1201, 100)), "MAX_SIZE": 4000,  # pixels
     },
     "PRECISE_BN": {"ENABLED": False, "NUM_ITER": 200},
 }

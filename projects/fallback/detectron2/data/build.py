@@ -2,6 +2,7 @@
 
 import logging
 import operator
+from collections import Counter
 from itertools import chain
 from typing import Callable
 
@@ -9,7 +10,7 @@ import torch
 from tabulate import tabulate
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler
 
-from detectron2._missing import ADVICE
+from detectron2._missing import ADVICE, missing_names
 from detectron2.config import configurable
 from detectron2.utils.comm import get_world_size
 from detectron2.utils.env import seed_all_rng
@@ -19,13 +20,9 @@ from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
-from .samplers import (
-    InferenceSampler,
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
+from .samplers import InferenceSampler, TrainingSampler
 
+__getattr__ = missing_names(__name__, "filter_images_with_few_keypoints load_proposals_into_dataset")
 logger = logging.getLogger(__name__)
 
 
@@ -36,25 +33,18 @@ def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list
     return kept
 
 
-def load_proposals_into_dataset(dataset_dicts, proposal_file):
-    """Not part of the fallback."""
-    raise NotImplementedError(f"Loading proposals {ADVICE}.")
-
-
 def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list[str]):
     """Log once how many instances, crowds left out, each class has."""
-    counts = [0] * len(class_names)
-    for ann in chain.from_iterable(d["annotations"] for d in dataset_dicts):
-        if not ann.get("iscrowd", 0):
-            category = ann["category_id"]
-            assert 0 <= category < len(counts), (
-                f"An annotation has category_id {category}, but the dataset has {len(counts)} classes: "
-                f"expected 0 to {len(counts) - 1}.")
-            counts[category] += 1
-    cells = [*zip(class_names, counts), ("total", sum(counts))]
-    rows = [list(chain.from_iterable(cells[i : i + 3])) for i in range(0, len(cells), 3)]
+    annotations = chain.from_iterable(d["annotations"] for d in dataset_dicts)
+    counts = Counter(ann["category_id"] for ann in annotations if not ann.get("iscrowd", 0))
+    unknown = sorted(counts.keys() - range(len(class_names)))
+    assert not unknown, (
+        f"Annotations have category ids {unknown}, expected 0 to {len(class_names) - 1}: the dataset has "
+        f"{len(class_names)} classes.")
+    cells = [*((name, counts[i]) for i, name in enumerate(class_names)), ("total", counts.total())]
+    rows = [sum(cells[i : i + 3], ()) for i in range(0, len(cells), 3)]
     table = tabulate(rows, headers=["class", "instances"] * min(3, len(cells)), tablefmt="pipe")
-    log_first_n(logging.INFO, f"Instances of the {len(counts)} classes:\n{table}", key="message")
+    log_first_n(logging.INFO, f"Instances of the {len(class_names)} classes:\n{table}", key="message")
 
 
 def get_detection_dataset_dicts(
@@ -66,7 +56,9 @@ def get_detection_dataset_dicts(
     ``filter_empty`` drops the images of an instance dataset without annotations to train on;
     ``check_consistency`` raises ValueError where the datasets have different classes.
     """
-    names = [names] if isinstance(names, str) else list(names)
+    if min_keypoints > 0 or proposal_files is not None:
+        raise NotImplementedError(f"Loading keypoints and precomputed proposals {ADVICE}.")
+    names = [names] if isinstance(names, str) else names
     assert names, "No dataset is named: set DATASETS.TRAIN or DATASETS.TEST."
     loaded = [DatasetCatalog.get(name) for name in names]
     if isinstance(loaded[0], Dataset):
@@ -74,14 +66,10 @@ def get_detection_dataset_dicts(
 
     for name, dicts in zip(names, loaded):
         assert dicts, f"Dataset '{name}' is empty."
-        if proposal_files is not None:
-            load_proposals_into_dataset(dicts, proposal_files)
     dicts = list(chain.from_iterable(loaded))
     if "annotations" in dicts[0]:
         if filter_empty:
             dicts = filter_images_with_only_crowd_annotations(dicts)
-        if min_keypoints > 0:
-            raise NotImplementedError(f"Filtering by keypoints {ADVICE}.")
         if check_consistency and all("thing_classes" in MetadataCatalog.get(n).as_dict() for n in names):
             check_metadata_consistency("thing_classes", names)
             print_instances_class_histogram(dicts, MetadataCatalog.get(names[0]).thing_classes)
@@ -104,26 +92,19 @@ def _as_dataset(dataset, mapper: Callable | None, sampler: Sampler | None, defau
 
 def build_batch_data_loader(
     dataset, sampler: Sampler | None, total_batch_size: int, *, aspect_ratio_grouping: bool = False,
-    num_workers: int = 0, collate_fn: Callable | None = None, drop_last: bool = True,
-    single_gpu_batch_size: int | None = None, seed: int | None = None, **kwargs,
+    num_workers: int = 0, collate_fn: Callable | None = None, drop_last: bool = True, **kwargs,
 ):
     """An iterable of lists of elements, one list a batch of this rank.
 
-    ``total_batch_size`` is over all ranks; ``single_gpu_batch_size`` for each, in its place. ``sampler`` is
-    None for an iterable dataset. ``kwargs`` go to `torch.utils.data.DataLoader`.
+    ``total_batch_size`` is over all ranks. ``sampler`` is None for an iterable dataset. ``kwargs`` go to
+    `torch.utils.data.DataLoader`.
     """
-    if total_batch_size and single_gpu_batch_size:
-        raise ValueError("Give total_batch_size or single_gpu_batch_size, not both.")
-    ranks = get_world_size()
-    batch_size = single_gpu_batch_size or total_batch_size // ranks
-    assert batch_size > 0 and (single_gpu_batch_size or total_batch_size % ranks == 0), (
-        f"The total batch size must be a positive multiple of the {ranks} ranks, found {total_batch_size}.")
-    if isinstance(dataset, IterableDataset):
-        assert sampler is None, "An iterable dataset has its own order: sampler must be None."
-    else:
+    batch_size, rest = divmod(total_batch_size, get_world_size())
+    assert batch_size > 0 and rest == 0, (
+        f"The total batch size must be a positive multiple of the {get_world_size()} ranks, found "
+        f"{total_batch_size}.")
+    if not isinstance(dataset, IterableDataset):
         dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
-    if seed is not None:
-        kwargs["generator"] = torch.Generator().manual_seed(seed)
     kwargs |= {"num_workers": num_workers, "worker_init_fn": worker_init_reset_seed}
 
     if not aspect_ratio_grouping:
@@ -135,24 +116,6 @@ def build_batch_data_loader(
     return MapDataset(batches, collate_fn) if collate_fn else batches
 
 
-def _training_sampler(cfg, dataset) -> Sampler | None:
-    if isinstance(dataset, IterableDataset):
-        return None
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        return TrainingSampler(len(dataset), seed=cfg.SEED)
-    if name == "RandomSubsetTrainingSampler":
-        return RandomSubsetTrainingSampler(len(dataset), cfg.DATALOADER.RANDOM_SUBSET_RATIO)
-    if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT)
-        return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
-    if name in ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"):
-        raise NotImplementedError(f"{name} {ADVICE}.")
-    raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; expected TrainingSampler, "
-                     "RepeatFactorTrainingSampler or RandomSubsetTrainingSampler.")
-
-
 def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
     if dataset is None:
         dataset = get_detection_dataset_dicts(
@@ -161,10 +124,15 @@ def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
             min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
+    if sampler is None and not isinstance(dataset, IterableDataset):
+        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+            raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{cfg.DATALOADER.SAMPLER_TRAIN}'; another sampler "
+                             f"than TrainingSampler {ADVICE}.")
+        sampler = TrainingSampler(len(dataset), seed=cfg.SEED)
     return {
         "dataset": dataset,
         "mapper": mapper or DatasetMapper(cfg, True),
-        "sampler": sampler or _training_sampler(cfg, dataset),
+        "sampler": sampler,
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
@@ -189,11 +157,10 @@ def build_detection_train_loader(
 
 
 def _test_loader_from_config(cfg, dataset_name, mapper=None):
-    proposals = dict(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST))
-    names = [dataset_name] if isinstance(dataset_name, str) else dataset_name
-    files = [proposals.get(name) for name in names] if cfg.MODEL.LOAD_PROPOSALS else None
+    proposal_files = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else None
     return {
-        "dataset": get_detection_dataset_dicts(names, filter_empty=False, proposal_files=files),
+        "dataset": get_detection_dataset_dicts(
+            dataset_name, filter_empty=False, proposal_files=proposal_files),
         "mapper": mapper or DatasetMapper(cfg, False),
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }

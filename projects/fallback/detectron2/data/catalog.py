@@ -4,11 +4,7 @@ from collections import UserDict
 from types import SimpleNamespace
 from typing import Callable
 
-from detectron2._missing import ADVICE
-
 __all__ = ["DatasetCatalog", "MetadataCatalog", "Metadata"]
-
-_LEFT_OUT = ("lvis_", "voc_", "ade20k_", "keypoints_coco_")
 
 
 class _Catalog(UserDict):
@@ -19,11 +15,6 @@ class _Catalog(UserDict):
     def remove(self, name: str):
         """Forget ``name``."""
         del self[name]
-
-    def __repr__(self):
-        return f"{type(self).__name__.strip('_')}({', '.join(self)})"
-
-    __str__ = __repr__
 
 
 class _DatasetCatalog(_Catalog):
@@ -38,8 +29,8 @@ class _DatasetCatalog(_Catalog):
     def get(self, name: str) -> list[dict]:
         """Load the dataset. Raises KeyError for a name that is not registered."""
         if name not in self:
-            known = f"is not registered. Registered are: {', '.join(self)}"
-            raise KeyError(f"Dataset '{name}' {ADVICE if name.startswith(_LEFT_OUT) else known}.")
+            raise KeyError(f"Dataset '{name}' is not registered. Registered are: {', '.join(self)}. LVIS, "
+                           "Pascal VOC, ADE20K and COCO's keypoints are in Detectron2 alone.")
         return self[name]()
 
 
@@ -79,9 +70,7 @@ class _MetadataCatalog(_Catalog):
     def get(self, name: str) -> Metadata:
         """The metadata of ``name``; empty, and kept from then on, where there was none."""
         assert name, "A dataset's name cannot be empty."
-        if name not in self:
-            self[name] = Metadata(name=name)
-        return self[name]
+        return self.setdefault(name, Metadata(name=name))
 
 
 DatasetCatalog = _DatasetCatalog()

@@ -13,8 +13,6 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 __all__ = ["MapDataset", "DatasetFromList", "AspectRatioGroupedDataset", "ToIterableDataset"]
 
-logger = logging.getLogger(__name__)
-
 
 class _PackedList:
     """A list pickled into one tensor, so that worker processes share its memory instead of copying it."""
@@ -23,7 +21,8 @@ class _PackedList:
         pickled = [pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL) for item in items]
         self.ends = np.cumsum([len(p) for p in pickled])
         self.bytes = torch.frombuffer(bytearray(b"".join(pickled)) or bytearray(1), dtype=torch.uint8)
-        logger.info("Packed %d dataset entries into %.2f MiB", len(items), len(self.bytes) / 2**20)
+        logging.getLogger(__name__).info(
+            "Packed %d dataset entries into %.2f MiB", len(items), len(self.bytes) / 2**20)
 
     def __len__(self):
         return len(self.ends)
@@ -37,10 +36,9 @@ class _PackedList:
 class DatasetFromList(Dataset):
     """A list as a dataset. Its elements are the caller's to modify when ``copy`` or ``serialize`` is set."""
 
-    def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable = True):
-        """``serialize`` packs the list into shared memory; a callable does it its own way."""
-        pack = serialize if callable(serialize) else _PackedList
-        self._items = pack(lst) if serialize else lst
+    def __init__(self, lst: list, copy: bool = True, serialize: bool = True):
+        """``serialize`` packs the list into memory that the loader's workers share."""
+        self._items = _PackedList(lst) if serialize else lst
         self._copy = copy and not serialize
 
     def __len__(self):
@@ -70,16 +68,12 @@ class MapDataset(Dataset):
         return len(self._dataset)
 
     def __getitem__(self, index):
-        current = int(index)
-        failures = 0
-        while (mapped := self._map_func(self._dataset[current])) is None:
-            self._usable.discard(current)
-            failures += 1
-            if failures >= 3:
-                logger.warning("Element %s and %d more in its place map to None", index, failures - 1)
+        index = int(index)
+        while (mapped := self._map_func(self._dataset[index])) is None:
+            self._usable.discard(index)
             assert self._usable, "The function maps every element of the dataset to None."
-            current = self._random.choice(list(self._usable))
-        self._usable.add(current)
+            index = self._random.choice(list(self._usable))
+        self._usable.add(index)
         return mapped
 
 

@@ -12,8 +12,6 @@ from detectron2.config import configurable
 from . import detection_utils as utils
 from . import transforms as T
 
-__all__ = ["DatasetMapper"]
-
 
 class DatasetMapper:
     """Adds "image", uint8 [C, H, W], to a dataset dict; "sem_seg", int64 [H, W], where it names a file of
@@ -34,7 +32,8 @@ class DatasetMapper:
         self.is_train = is_train
         self.image_format = image_format
         self.augmentations = T.AugmentationList(augmentations)
-        self.use_instance_mask, self.instance_mask_format = use_instance_mask, instance_mask_format
+        self.use_instance_mask = use_instance_mask
+        self.instance_mask_format = instance_mask_format
         self.recompute_boxes = recompute_boxes
         logging.getLogger(__name__).info(
             "Augmentations in %s: %s", "training" if is_train else "inference", augmentations)
@@ -47,16 +46,16 @@ class DatasetMapper:
         if crop:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
-        return dict(
-            is_train=is_train,
-            augmentations=augmentations,
-            image_format=cfg.INPUT.FORMAT,
-            use_instance_mask=cfg.MODEL.MASK_ON,
-            use_keypoint=cfg.MODEL.KEYPOINT_ON,
-            instance_mask_format=cfg.INPUT.MASK_FORMAT,
-            precomputed_proposal_topk=topk,
-            recompute_boxes=crop and cfg.MODEL.MASK_ON,
-        )
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+            "use_keypoint": cfg.MODEL.KEYPOINT_ON,
+            "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "precomputed_proposal_topk": topk,
+            "recompute_boxes": crop and cfg.MODEL.MASK_ON,
+        }
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Leaves ``dataset_dict`` as it is and returns another."""

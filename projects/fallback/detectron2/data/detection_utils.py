@@ -16,12 +16,8 @@ from .catalog import MetadataCatalog
 
 __getattr__ = missing_names(
     __name__, "annotations_to_instances_rotated create_keypoint_hflip_indices get_fed_loss_cls_weights "
-    "transform_keypoint_annotations transform_proposals")
+    "gen_crop_transform_with_instance transform_keypoint_annotations transform_proposals")
 _NO_KEYPOINTS = f"Transforming keypoints {ADVICE}."
-
-# ITU-R BT.601, rows Y, U, V and R, G, B, for values in [0, 1].
-_RGB_TO_YUV = np.array([[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]])
-_YUV_TO_RGB = np.array([[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]])
 
 
 class SizeMismatchError(ValueError):
@@ -32,34 +28,29 @@ def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
     """The image as [H, W, C] in a format of `read_image`; None keeps Pillow's own mode and shape."""
     if format is None:
         return np.asarray(image)
-    array = np.asarray(image.convert("RGB" if format in ("BGR", "YUV-BT.601") else format))
+    if format == "YUV-BT.601":
+        raise NotImplementedError(f"The image format {format} {ADVICE}.")
+    array = np.asarray(image.convert("RGB" if format == "BGR" else format))
     if format == "BGR":
         return array[:, :, ::-1]
-    if format == "YUV-BT.601":
-        return np.dot(array / 255.0, _RGB_TO_YUV.T)
     return array[:, :, None] if format == "L" else array
 
 
 def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.ndarray:
-    """The RGB image [H, W, 3] in 0 to 255 of an image [H, W, C] in a format of `read_image`; uint8, but float
-    from YUV and the given type from BGR."""
+    """The RGB image [H, W, 3] of an image [H, W, C] in a format of `read_image`, in 0 to 255; uint8, but from
+    BGR the type given."""
     if isinstance(image, torch.Tensor):
         image = image.cpu().numpy()
     if format == "BGR":
         return image[:, :, [2, 1, 0]]
-    if format == "YUV-BT.601":
-        return np.dot(image, _YUV_TO_RGB.T) * 255.0
-    image = image.astype(np.uint8)
-    if format == "L":
-        return np.repeat(image[:, :, :1], 3, axis=2)
-    return np.asarray(Image.fromarray(image, mode=format).convert("RGB"))
+    data = image.astype(np.uint8).tobytes()
+    return np.asarray(Image.frombytes(format, image.shape[1::-1], data).convert("RGB"))
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     """Read an image, upright by its EXIF orientation, as uint8 [H, W, C].
 
-    format: one of Pillow's modes such as "RGB" and "L", or "BGR", or "YUV-BT.601", which is float64 with Y in
-    [0, 1]. None keeps the file's mode.
+    format: "BGR" or one of Pillow's modes, such as "RGB" and "L"; None keeps the file's mode.
     """
     with PathManager.open(file_name, "rb") as f:
         image = Image.open(f)
@@ -107,7 +98,7 @@ def transform_instance_annotations(
         annotation["segmentation"] = [ring.reshape(-1) for ring in rings]
     elif isinstance(segmentation, dict):
         mask = transforms.apply_segmentation(mask_util.decode(segmentation))
-        assert mask.shape[:2] == tuple(image_size), f"The mask is {mask.shape}, the image {image_size}."
+        assert mask.shape == tuple(image_size), f"The mask is {mask.shape}, the image {image_size}."
         annotation["segmentation"] = mask
     elif "segmentation" in annotation:
         raise ValueError(f"A segmentation is a list of polygons or an RLE dict, found {type(segmentation)}.")
@@ -120,8 +111,7 @@ def _to_mask(segmentation, image_size: tuple[int, int]) -> torch.Tensor:
     elif isinstance(segmentation, dict):
         segmentation = mask_util.decode(segmentation)
     elif not (isinstance(segmentation, np.ndarray) and segmentation.ndim == 2):
-        raise ValueError("A mask comes from a list of polygons, an RLE dict or an array [H, W], found "
-                         f"{type(segmentation)} {getattr(segmentation, 'shape', '')}.")
+        raise ValueError(f"A mask is a list of polygons, an RLE dict or an array [H, W], not {segmentation}.")
     return torch.from_numpy(np.ascontiguousarray(segmentation))
 
 
@@ -163,21 +153,6 @@ def filter_empty_instances(
     if by_mask and instances.has("gt_masks"):
         keep &= instances.gt_masks.nonempty()
     return (instances[keep], keep) if return_mask else instances[keep]
-
-
-def gen_crop_transform_with_instance(
-    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict
-) -> T.CropTransform:
-    """A random crop that contains the centre of the annotation's box. Sizes are (height, width)."""
-    x1, y1, x2, y2 = get_bbox(instance)
-    starts = []
-    for crop, size, centre in zip(crop_size, image_size, ((y1 + y2) * 0.5, (x1 + x2) * 0.5)):
-        assert centre <= size, f"The box {(x1, y1, x2, y2)} is outside of the image of {tuple(image_size)}."
-        assert crop <= size, f"A crop of {tuple(crop_size)} is larger than the image of {tuple(image_size)}."
-        first = max(int(np.floor(centre)) - crop, 0)
-        last = min(size - crop, int(np.ceil(centre)))
-        starts.append(np.random.randint(first, last + 1))
-    return T.CropTransform(starts[1], starts[0], crop_size[1], crop_size[0])
 
 
 def check_metadata_consistency(key: str, dataset_names: list[str]):

@@ -1,7 +1,6 @@
 """COCO's average precision of boxes and instance masks."""
 
 import contextlib
-import copy
 import io
 import itertools
 import json
@@ -25,11 +24,12 @@ from detectron2.utils.logger import create_small_table
 
 from .evaluator import DatasetEvaluator
 
+logger = logging.getLogger(__name__)
+
 # Index of the IoU threshold, all of 0.5:0.05:0.95 or one, and of the range of areas, in COCOeval's results.
-_METRICS = {
-    "AP": (slice(None), 0), "AP50": (0, 0), "AP75": (5, 0),
-    "APs": (slice(None), 1), "APm": (slice(None), 2), "APl": (slice(None), 3),
-}
+_ALL = slice(None)
+_METRICS = [
+    ("AP", _ALL, 0), ("AP50", 0, 0), ("AP75", 5, 0), ("APs", _ALL, 1), ("APm", _ALL, 2), ("APl", _ALL, 3)]
 
 
 class COCOEvaluator(DatasetEvaluator):
@@ -44,12 +44,10 @@ class COCOEvaluator(DatasetEvaluator):
         in ``output_dir``, or found there from before, with ``allow_cached_coco``. ``tasks`` follow from the
         predictions by default. ``distributed`` gathers them from all ranks. ``output_dir`` also gets
         instances_predictions.pth and coco_instances_results.json. ``max_dets_per_image``: 100 by default.
+        ``use_fast_impl`` has no effect.
         """
         if kpt_oks_sigmas or not set(tasks or ()) <= {"bbox", "segm"}:
             raise NotImplementedError(f"Evaluating {tasks or 'keypoints'} beyond bbox and segm {ADVICE}.")
-        self._logger = logging.getLogger(__name__)
-        if use_fast_impl:
-            self._logger.info("Results are computed with pycocotools; Detectron2 would do it faster.")
         self._tasks = tasks
         self._distributed = distributed
         self._output_dir = output_dir
@@ -63,8 +61,6 @@ class COCOEvaluator(DatasetEvaluator):
             self._metadata.json_file = path
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api = COCO(PathManager.get_local_path(self._metadata.json_file))
-        # Test splits come without annotations, to be evaluated on COCO's server.
-        self._do_evaluation = "annotations" in self._coco_api.dataset
 
     def reset(self):
         self._predictions = []
@@ -72,8 +68,6 @@ class COCOEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]):
         """inputs: dicts with "image_id"; outputs: dicts with "instances"."""
         for image, output in zip(inputs, outputs):
-            if "proposals" in output:
-                raise NotImplementedError(f"Evaluating proposals {ADVICE}.")
             if "instances" in output:
                 instances = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
                 self._predictions.append({"image_id": image["image_id"], "instances": instances})
@@ -87,7 +81,7 @@ class COCOEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return {}
         if not predictions:
-            self._logger.warning("COCOEvaluator got no outputs with instances.")
+            logger.warning("COCOEvaluator got no outputs with instances.")
             return {}
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
@@ -95,14 +89,14 @@ class COCOEvaluator(DatasetEvaluator):
                 torch.save(predictions, f)
 
         results = [result for prediction in predictions for result in prediction["instances"]]
-        tasks = self._tasks or ["bbox"] + ["segm"] * any("segmentation" in result for result in results)
         results = self._with_dataset_ids(results)
         if self._output_dir:
             with PathManager.open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as f:
                 json.dump(results, f)
-        if not self._do_evaluation:
-            self._logger.info("The dataset has no annotations to evaluate with.")
+        if "annotations" not in self._coco_api.dataset:
+            logger.info("A test split without annotations: its server evaluates the results written.")
             return {}
+        tasks = self._tasks or ["bbox"] + ["segm"] * any("segmentation" in result for result in results)
         return {task: self._evaluate_task(task, results, img_ids) for task in sorted(tasks)}
 
     def _with_dataset_ids(self, results: list[dict]) -> list[dict]:
@@ -111,18 +105,18 @@ class COCOEvaluator(DatasetEvaluator):
             return results
         ids = {contiguous: original for original, contiguous in to_contiguous.items()}
         unknown = {result["category_id"] for result in results} - ids.keys()
-        assert not unknown, (f"Predicted classes {sorted(unknown)} do not exist in dataset "
-                             f"'{self._metadata.name}', which has {len(ids)} classes.")
+        assert not unknown, (
+            f"Predicted classes {sorted(unknown)} are not among the {len(ids)} of '{self._metadata.name}'.")
         return [result | {"category_id": ids[result["category_id"]]} for result in results]
 
     def _evaluate_task(self, task: str, results: list[dict], img_ids) -> dict[str, float]:
         if not results:
-            self._logger.warning("The model predicted no instances.")
-            return dict.fromkeys(_METRICS, float("nan"))
-        if task == "segm":
-            # With boxes there, pycocotools would sort instances into small, medium and large by them.
-            results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
-        coco_eval = COCOeval(self._coco_api, self._coco_api.loadRes(copy.deepcopy(results)), task)
+            logger.warning("The model predicted no instances.")
+            return {name: float("nan") for name, _, _ in _METRICS}
+        # Copies, as pycocotools adds to them. By boxes it would sort masks too into small, medium and large.
+        unused = {"bbox"} if task == "segm" else set()
+        results = [{key: value for key, value in result.items() if key not in unused} for result in results]
+        coco_eval = COCOeval(self._coco_api, self._coco_api.loadRes(results), task)
         coco_eval.params.maxDets = self._max_dets
         if img_ids is not None:
             coco_eval.params.imgIds = img_ids
@@ -134,10 +128,8 @@ class COCOEvaluator(DatasetEvaluator):
 
     def _scores(self, task: str, precision: np.ndarray) -> dict[str, float]:
         """precision: [IoU thresholds, recalls, classes, areas, detection limits], -1 where there is none."""
-        scores = {
-            metric: _mean_percent(precision[iou, ..., area, -1]) for metric, (iou, area) in _METRICS.items()
-        }
-        self._logger.info("Results of %s:\n%s", task, create_small_table(scores))
+        scores = {name: _mean_percent(precision[iou, ..., area, -1]) for name, iou, area in _METRICS}
+        logger.info("Results of %s:\n%s", task, create_small_table(scores))
         names = self._metadata.get("thing_classes") or []
         if len(names) <= 1:
             return scores
@@ -145,7 +137,7 @@ class COCOEvaluator(DatasetEvaluator):
             f"The metadata has {len(names)} thing_classes, the annotations {precision.shape[2]} categories.")
         per_class = {name: _mean_percent(precision[:, :, i, 0, -1]) for i, name in enumerate(names)}
         table = tabulate(per_class.items(), headers=["class", "AP"], tablefmt="pipe", floatfmt=".3f")
-        self._logger.info("AP of %s per class:\n%s", task, table)
+        logger.info("AP of %s per class:\n%s", task, table)
         return scores | {f"AP-{name}": ap for name, ap in per_class.items()}
 
 
@@ -164,10 +156,6 @@ def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict]:
     columns = {"category_id": instances.pred_classes.tolist(), "bbox": boxes.tolist(),
                "score": instances.scores.tolist()}
     if instances.has("pred_masks"):
-        columns["segmentation"] = [_rle(mask) for mask in instances.pred_masks]
+        rles = [mask_util.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in instances.pred_masks]
+        columns["segmentation"] = [rle | {"counts": rle["counts"].decode("ascii")} for rle in rles]
     return [{"image_id": img_id, **dict(zip(columns, row))} for row in zip(*columns.values())]
-
-
-def _rle(mask) -> dict:
-    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return rle | {"counts": rle["counts"].decode("ascii")}

@@ -5,6 +5,7 @@ import logging
 import time
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 
 from detectron2.utils.comm import get_world_size, is_main_process
@@ -48,78 +49,48 @@ class DatasetEvaluators(DatasetEvaluator):
             if part and is_main_process():
                 twice = results.keys() & part.keys()
                 assert not twice, f"Two evaluators give results of the same task: {', '.join(twice)}."
-                results.update(part)
+                results |= part
         return results
 
 
-class _Stopwatch:
-    """Seconds spent in each of several activities."""
-
-    def __init__(self):
-        self.spent = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
-        self.iterations = 0
-        self.start = self._last = time.perf_counter()
-
-    def lap(self, activity: str):
-        now = time.perf_counter()
-        self.spent[activity] += now - self._last
-        self._last = now
-
-    def per_iteration(self) -> dict[str, float]:
-        total = time.perf_counter() - self.start
-        return {name: s / max(self.iterations, 1) for name, s in (self.spent | {"Total": total}).items()}
-
-
-def inference_on_dataset(model, data_loader, evaluator, callbacks: dict | None = None) -> dict:
+def inference_on_dataset(model, data_loader, evaluator) -> dict:
     """Run ``model``, a module put into evaluation mode or any function, over the loader, without gradients;
     returns the evaluator's results.
 
-    evaluator: one, a list of them, or None to measure the speed alone. callbacks: functions called
-    "on_start", "before_inference", "after_inference" and "on_end".
+    evaluator: one, a list of them, or None to measure the speed alone.
     """
-    if not isinstance(evaluator, DatasetEvaluator) and isinstance(evaluator, (list, type(None))):
+    if evaluator is None or isinstance(evaluator, list):
         evaluator = DatasetEvaluators(evaluator or [])
-    call = lambda event: (callbacks or {}).get(event, lambda: None)()
     total = len(data_loader)
     warmup = min(5, total - 1)  # the first iterations are slow and are left out of the averages
     logger.info("Inference on %d batches", total)
     evaluator.reset()
+    seconds = np.zeros(3)  # of loading, inference and evaluation
     with inference_context(model) if isinstance(model, torch.nn.Module) else nullcontext(), torch.no_grad():
-        watch = _Stopwatch()
-        call("on_start")
+        start = time.perf_counter()
         for index, inputs in enumerate(data_loader):
-            watch.lap("Dataloading")
-            if index == warmup:
-                watch = _Stopwatch()
-            call("before_inference")
+            loaded = time.perf_counter()
             outputs = model(inputs)
-            call("after_inference")
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            watch.lap("Inference")
+            inferred = time.perf_counter()
             evaluator.process(inputs, outputs)
-            watch.lap("Eval")
-            watch.iterations += 1
-            if index >= 2 * warmup or watch.per_iteration()["Inference"] > 5:
-                _log_progress(watch, index + 1, total)
-        call("on_end")
-    _log_speed(watch)
+            end = time.perf_counter()
+            if index >= warmup:
+                seconds += np.diff([start, loaded, inferred, end])
+                _log_progress(seconds / (index + 1 - warmup), index + 1, total)
+            start = end
+    average = seconds / max(total - warmup, 1)
+    logger.info("Inference took %.6f s / iter per device, %.6f of them in the model, on %d devices",
+                average.sum(), average[1], get_world_size())
     return evaluator.evaluate() or {}
 
 
-def _log_progress(watch: _Stopwatch, done: int, total: int):
-    seconds = watch.per_iteration()
+def _log_progress(average: np.ndarray, done: int, total: int):
+    seconds = dict(zip(("Dataloading", "Inference", "Eval", "Total"), [*average, average.sum()]))
     parts = " ".join(f"{name}: {value:.4f} s/iter." for name, value in seconds.items())
     left = datetime.timedelta(seconds=int(seconds["Total"] * (total - done)))
     log_every_n_seconds(logging.INFO, f"Inference done {done}/{total}. {parts} ETA={left}", n=5)
-
-
-def _log_speed(watch: _Stopwatch):
-    seconds = watch.per_iteration()
-    for what, key in (("inference time", "Total"), ("inference pure compute time", "Inference")):
-        total = datetime.timedelta(seconds=int(seconds[key] * watch.iterations))
-        logger.info("Total %s: %s (%.6f s / iter per device, on %d devices)", what, total, seconds[key],
-                    get_world_size())
 
 
 @contextmanager

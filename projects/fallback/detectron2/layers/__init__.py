@@ -2,9 +2,8 @@
 
 from detectron2._missing import missing_names
 
-from .aspp import ASPP
-from .batch_norm import CycleBatchNormList, FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
-from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
+from .batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
+from .blocks import CNNBlockBase
 from .nms import batched_nms, nms
 from .shape_spec import ShapeSpec
 from .wrappers import (
@@ -18,11 +17,11 @@ from .wrappers import (
     interpolate,
     move_device_like,
     nonzero_tuple,
-    shapes_to_tensor,
 )
 
 __getattr__ = missing_names(
     __name__,
-    "DeformConv ModulatedDeformConv ROIAlign ROIAlignRotated batched_nms_rotated ciou_loss diou_loss"
-    " nms_rotated paste_masks_in_image roi_align roi_align_rotated",
+    "ASPP CycleBatchNormList DeformConv DepthwiseSeparableConv2d ModulatedDeformConv ROIAlign ROIAlignRotated"
+    " batched_nms_rotated ciou_loss diou_loss nms_rotated paste_masks_in_image roi_align roi_align_rotated"
+    " shapes_to_tensor",
 )

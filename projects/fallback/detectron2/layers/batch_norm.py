@@ -1,6 +1,6 @@
 """Normalization layers."""
 
-from typing import Callable, Optional, Type, Union
+from typing import Callable, Optional, Union
 
 import torch
 from fvcore.nn.distributed import differentiable_all_reduce
@@ -15,15 +15,6 @@ from .wrappers import BatchNorm2d
 def _per_channel(x: torch.Tensor) -> torch.Tensor:
     """[C] to [1, C, 1, 1]."""
     return x.reshape(1, -1, 1, 1)
-
-
-def _replace(module: nn.Module, old: Union[Type, tuple], new: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """`new(module)` if it is an `old`; otherwise the module itself, with the modules in it replaced so."""
-    if isinstance(module, old):
-        return new(module)
-    for name, child in list(module.named_children()):
-        module.add_module(name, _replace(child, old, new))
-    return module
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -66,29 +57,16 @@ class FrozenBatchNorm2d(nn.Module):
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
         """Freeze the BatchNorm2d and SyncBatchNorm layers in `module`; returns it, or a new layer for one."""
-
-        def freeze(layer: nn.Module) -> nn.Module:
-            frozen = cls(layer.num_features, layer.eps)
-            if layer.affine:
-                frozen.weight, frozen.bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-            for name in ("running_mean", "running_var", "num_batches_tracked"):
-                setattr(frozen, name, getattr(layer, name))
-            return frozen
-
-        return _replace(module, (nn.BatchNorm2d, nn.SyncBatchNorm), freeze)
-
-    @classmethod
-    def convert_frozenbatchnorm2d_to_batchnorm2d(cls, module: nn.Module) -> nn.Module:
-        """The reverse of convert_frozen_batchnorm, with BatchNorm2d layers."""
-
-        def thaw(layer: nn.Module) -> nn.Module:
-            thawed = nn.BatchNorm2d(layer.num_features, layer.eps)
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                getattr(thawed, name).data = getattr(layer, name).clone()
-            thawed.num_batches_tracked = layer.num_batches_tracked
-            return thawed
-
-        return _replace(module, FrozenBatchNorm2d, thaw)
+        if not isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            for name, child in module.named_children():
+                module.add_module(name, cls.convert_frozen_batchnorm(child))
+            return module
+        frozen = cls(module.num_features, module.eps)
+        if module.affine:
+            frozen.weight, frozen.bias = module.weight.detach().clone(), module.bias.detach().clone()
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            setattr(frozen, name, getattr(module, name))
+        return frozen
 
 
 class NaiveSyncBatchNorm(BatchNorm2d):
@@ -129,30 +107,6 @@ class NaiveSyncBatchNorm(BatchNorm2d):
         count = sums[-1].detach()  # of images, or of processes
         mean, mean_square = (sums[:-1] / count.clamp(min=1)).chunk(2)
         return mean, mean_square, self.momentum * count.clamp(max=1)  # learn nothing from no images
-
-
-class CycleBatchNormList(nn.ModuleList):
-    """`length` batch normalizations used in turn, a call each, that share their affine parameters.
-
-    For layers applied to several feature maps ("Rethinking 'Batch' in BatchNorm", section 5.2): each gets
-    statistics of its own, if every pass calls the layer `length` times. `kwargs` go to `bn_class`.
-    """
-
-    def __init__(self, length: int, bn_class: Type[nn.Module] = nn.BatchNorm2d, **kwargs):
-        self._affine = kwargs.pop("affine", True)
-        super().__init__(bn_class(affine=False, **kwargs) for _ in range(length))
-        if self._affine:
-            self.weight = nn.Parameter(torch.ones(self[0].num_features))
-            self.bias = nn.Parameter(torch.zeros(self[0].num_features))
-        self._pos = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self[self._pos](x)
-        self._pos = (self._pos + 1) % len(self)
-        return x * _per_channel(self.weight) + _per_channel(self.bias) if self._affine else x
-
-    def extra_repr(self) -> str:
-        return f"affine={self._affine}"
 
 
 class LayerNorm(nn.Module):

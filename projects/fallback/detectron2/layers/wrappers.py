@@ -1,6 +1,6 @@
 """PyTorch's layers and functions under the names, and with the additions, that models use."""
 
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -56,15 +56,3 @@ def nonzero_tuple(x: torch.Tensor) -> Tuple[torch.Tensor, ...]:
 def move_device_like(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
     """`src` on the device of `dst`."""
     return src.to(dst.device)
-
-
-def shapes_to_tensor(x: List[int], device: Optional[torch.device] = None) -> torch.Tensor:
-    """A vector of the sizes in `x`, which while tracing are scalar tensors."""
-    if torch.jit.is_tracing():
-        return torch.stack(x).to(device=device)
-    return torch.as_tensor(x, device=device)
-
-
-def check_if_dynamo_compiling() -> bool:
-    """Whether torch.compile is at work."""
-    return torch.compiler.is_dynamo_compiling()

@@ -6,7 +6,7 @@ from typing import Iterator, List, Sequence, Tuple, Union
 import numpy as np
 import torch
 
-from detectron2._missing import ADVICE
+from detectron2._missing import ADVICE, missing_names
 
 
 @unique
@@ -143,16 +143,10 @@ def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
     return _over(pairwise_intersection(boxes1, boxes2), boxes2.area())
 
 
-def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
-    """Intersection over union [N] of each box and its counterpart."""
-    assert len(boxes1) == len(boxes2), f"expected as many boxes in both, got {len(boxes1)} and {len(boxes2)}"
-    first, second = boxes1.tensor, boxes2.tensor
-    sides = torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])
-    inter = sides.clamp(min=0).prod(dim=1)
-    return inter / (boxes1.area() + boxes2.area() - inter)
-
-
 def pairwise_point_box_distance(points: torch.Tensor, boxes: Boxes) -> torch.Tensor:
     """Distances [N, M, 4] of points [N, 2] (x, y) from M boxes' four sides, as in XYXY; positive inside."""
     points = points[:, None]
     return torch.cat([points - boxes.tensor[:, :2], boxes.tensor[:, 2:] - points], dim=2)
+
+
+__getattr__ = missing_names(__name__, "matched_pairwise_iou")

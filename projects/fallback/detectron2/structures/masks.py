@@ -1,4 +1,4 @@
-"""Masks of instances: as bitmaps, as polygons, and as bitmaps within boxes."""
+"""Masks of instances, as bitmaps and as polygons."""
 
 import itertools
 from typing import Any, Iterator, List, Union
@@ -7,6 +7,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from torchvision.ops import roi_align
+
+from detectron2._missing import missing_names
 
 from .boxes import Boxes
 
@@ -21,15 +23,6 @@ def polygons_to_bitmask(polygons: List[np.ndarray], height: int, width: int) -> 
     if not polygons:
         return np.zeros((height, width), dtype=bool)
     return mask_util.decode(mask_util.merge(mask_util.frPyObjects(polygons, height, width))).astype(bool)
-
-
-def rasterize_polygons_within_box(
-    polygons: List[np.ndarray], box: np.ndarray, mask_size: int
-) -> torch.Tensor:
-    """Bool [mask_size, mask_size]: the polygons within the box (XYXY), stretched to that size."""
-    scale = mask_size / np.maximum(box[2:] - box[:2], 0.1)
-    moved = [((polygon.reshape(-1, 2) - box[:2]) * scale).flatten() for polygon in polygons]
-    return torch.from_numpy(polygons_to_bitmask(moved, mask_size, mask_size))
 
 
 class BitMasks:
@@ -50,11 +43,6 @@ class BitMasks:
         for mask, polygons in zip(masks, polygon_masks):
             mask[:] = polygons_to_bitmask(polygons, height, width)
         return BitMasks(masks)
-
-    @staticmethod
-    def from_roi_masks(roi_masks: "ROIMasks", height: int, width: int) -> "BitMasks":
-        """As ROIMasks.to_bitmasks."""
-        return roi_masks.to_bitmasks(height, width)
 
     @staticmethod
     def cat(bitmasks_list: List["BitMasks"]) -> "BitMasks":
@@ -115,7 +103,9 @@ class PolygonMasks:
     """The masks of N instances: `polygons[i]` is a list of float64 arrays [x0, y0, x1, y1, ...]."""
 
     def __init__(self, polygons: List[List[Union[torch.Tensor, np.ndarray]]]):
-        self.polygons = [_as_polygons(instance) for instance in _as_list(polygons)]
+        if not isinstance(polygons, list):
+            raise ValueError(f"expected a list of instances' polygons, got {type(polygons).__name__}")
+        self.polygons = [_as_polygons(instance) for instance in polygons]
 
     @staticmethod
     def cat(polymasks_list: List["PolygonMasks"]) -> "PolygonMasks":
@@ -146,10 +136,9 @@ class PolygonMasks:
         boxes = torch.zeros(len(self), 4)
         boxes[:, :2] = float("inf")  # where there is no polygon
         for box, instance in zip(boxes, self.polygons):
-            for polygon in instance:
-                points = torch.from_numpy(polygon).float().view(-1, 2)
-                box[:2] = torch.minimum(box[:2], points.amin(dim=0))
-                box[2:] = torch.maximum(box[2:], points.amax(dim=0))
+            if instance:
+                points = torch.from_numpy(np.concatenate(instance)).float().view(-1, 2)
+                box[:2], box[2:] = points.amin(dim=0), points.amax(dim=0).clamp(min=0)
         return Boxes(boxes)
 
     def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
@@ -157,18 +146,17 @@ class PolygonMasks:
         assert len(boxes) == len(self), f"{len(boxes)} boxes for {len(self)} masks"
         crops = torch.zeros(len(self), mask_size, mask_size, dtype=torch.bool)
         for crop, instance, box in zip(crops, self.polygons, boxes.cpu().numpy()):
-            crop[:] = rasterize_polygons_within_box(instance, box, mask_size)
+            scale = mask_size / np.maximum(box[2:] - box[:2], 0.1)
+            moved = [((polygon.reshape(-1, 2) - box[:2]) * scale).flatten() for polygon in instance]
+            crop[:] = torch.from_numpy(polygons_to_bitmask(moved, mask_size, mask_size))
         return crops.to(boxes.device)
 
     def __getitem__(self, item: Union[int, slice, List[int], torch.Tensor]) -> "PolygonMasks":
         """PolygonMasks, also for an int; takes a list of ints, an index or a bool tensor [N]."""
         if isinstance(item, torch.Tensor):
-            item = _as_indices(item)
-        elif isinstance(item, int):
-            item = [item]
-        if isinstance(item, slice):
-            return PolygonMasks(self.polygons[item])
-        return PolygonMasks([self.polygons[i] for i in item])
+            item = item.cpu().numpy()
+        indices = np.atleast_1d(np.arange(len(self))[item])
+        return PolygonMasks([self.polygons[i] for i in indices])
 
     def __iter__(self) -> Iterator[List[np.ndarray]]:
         """The polygons of each instance."""
@@ -181,60 +169,15 @@ class PolygonMasks:
         return f"PolygonMasks(num_instances={len(self)})"
 
 
-def _as_list(polygons: Any) -> list:
-    if not isinstance(polygons, list):
-        raise ValueError(f"expected a list (instances) of lists of polygons, got {type(polygons).__name__}")
-    return polygons
-
-
 def _as_polygons(instance: Any) -> List[np.ndarray]:
     """The polygons of an instance as float64 arrays; ValueError for what is no polygon."""
-    polygons = [
-        np.array(p.cpu() if isinstance(p, torch.Tensor) else p, dtype=np.float64) for p in _as_list(instance)
-    ]
-    for polygon in polygons:
+    if not isinstance(instance, list):
+        raise ValueError(f"expected a list of polygons for each instance, got {type(instance).__name__}")
+    arrays = [p.cpu().numpy() if isinstance(p, torch.Tensor) else np.array(p) for p in instance]
+    for polygon in arrays:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has 6 coordinates or more, in pairs; got {len(polygon)}")
-    return polygons
+    return [polygon.astype(np.float64) for polygon in arrays]
 
 
-def _as_indices(item: torch.Tensor) -> List[int]:
-    if item.dtype == torch.bool:
-        assert item.dim() == 1, f"a bool index must be [N], got {list(item.shape)}"
-        return item.nonzero()[:, 0].tolist()
-    if item.dtype in (torch.int32, torch.int64):
-        return item.tolist()
-    raise ValueError(f"an index must be a bool, int32 or int64 tensor, got {item.dtype}")
-
-
-class ROIMasks:
-    """The masks of N instances, each within its box: a tensor [N, M, M]."""
-
-    def __init__(self, tensor: torch.Tensor):
-        if tensor.dim() != 3:
-            raise ValueError(f"masks must be [N, M, M], got {list(tensor.shape)}")
-        self.tensor = tensor
-
-    def to(self, device: torch.device) -> "ROIMasks":
-        """The masks on a device."""
-        return ROIMasks(self.tensor.to(device))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the masks are."""
-        return self.tensor.device
-
-    def to_bitmasks(self, boxes: Boxes, height: int, width: int, threshold: float = 0.5) -> BitMasks:
-        """The masks pasted into images of (height, width), and thresholded."""
-        from detectron2.layers import paste_masks_in_image
-
-        return BitMasks(paste_masks_in_image(self.tensor, boxes.tensor, (height, width), threshold=threshold))
-
-    def __getitem__(self, item: Union[slice, torch.Tensor]) -> "ROIMasks":
-        return ROIMasks(self.tensor[item])  # ValueError for an int
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    def __repr__(self) -> str:
-        return f"ROIMasks(num_instances={len(self)})"
+__getattr__ = missing_names(__name__, "ROIMasks rasterize_polygons_within_box")

@@ -1,10 +1,14 @@
 """The versions and devices a run depends on, as text for its log."""
 
-import importlib
-import os
 import sys
 
+import cv2
+import fvcore
+import iopath
+import numpy
+import PIL
 import torch
+import torchvision
 from tabulate import tabulate
 
 import detectron2
@@ -12,29 +16,19 @@ import detectron2
 __all__ = ["collect_env_info"]
 
 
-def _version(name: str) -> str:
-    try:
-        module = importlib.import_module(name)
-    except ImportError:
-        return "not found"
-    return f"{getattr(module, '__version__', 'unknown')} @{os.path.dirname(module.__file__)}"
-
-
 def collect_env_info() -> str:
-    """A table of versions and GPUs, and how PyTorch was built."""
+    """A table of versions and GPUs."""
+    libraries = {"PyTorch": torch, "Pillow": PIL}
+    libraries |= {module.__name__: module for module in (torchvision, numpy, cv2, fvcore, iopath)}
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     rows = [
-        ("sys.platform", sys.platform),
-        ("Python", sys.version.replace("\n", "")),
-        ("detectron2", f"fallback, {detectron2.__version__} @{os.path.dirname(detectron2.__file__)}"),
+        ("Python", sys.version.split()[0]),
+        ("detectron2", f"fallback, {detectron2.__version__} @{detectron2.__path__[0]}"),
+        *((name, module.__version__) for name, module in libraries.items()),
+        ("CUDA", torch.version.cuda or "not built in"),
+        ("GPU available", ", ".join(gpus) or "none"),
     ]
-    libraries = {"PyTorch": "torch", "Pillow": "PIL"}
-    libraries |= {name: name for name in ("torchvision", "numpy", "cv2", "fvcore", "iopath", "pycocotools")}
-    rows += [(label, _version(name)) for label, name in libraries.items()]
-    rows += [("CUDA", torch.version.cuda or "not built in"), ("GPU available", torch.cuda.is_available())]
-    for index in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(index)
-        rows.append((f"GPU {index}", f"{torch.cuda.get_device_name(index)} (arch={major}.{minor})"))
-    return f"{tabulate(rows)}\n{torch.__config__.show()}"
+    return tabulate(rows)
 
 
 if __name__ == "__main__":

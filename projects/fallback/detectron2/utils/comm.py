@@ -48,8 +48,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
 def get_local_process_group():
     """The group of the processes on this machine."""
     assert _local_group is not None, (
-        "there is no local process group: start the processes with launch(), or call "
-        "comm.create_local_process_group(num_workers_per_machine) after init_process_group()"
+        "there is no local process group: call create_local_process_group() first, as launch() does"
     )
     return _local_group
 
@@ -79,27 +78,22 @@ def _cpu_group():
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
 
 
-def _group_size(group) -> int:
-    return 1 if get_world_size() == 1 else dist.get_world_size(group or _cpu_group())
-
-
 def all_gather(data: Any, group=None) -> List[Any]:
     """Every process's (picklable) data, by rank, on every process."""
-    size = _group_size(group)
-    if size == 1:
+    if get_world_size() == 1:
         return [data]
-    gathered = [None] * size
-    dist.all_gather_object(gathered, data, group=group or _cpu_group())
+    group = group or _cpu_group()
+    gathered = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, data, group=group)
     return gathered
 
 
 def gather(data: Any, dst: int = 0, group=None) -> List[Any]:
     """Every process's (picklable) data, by rank, on rank `dst`; an empty list on the others."""
-    size = _group_size(group)
-    if size == 1:
+    if get_world_size() == 1:
         return [data]
     group = group or _cpu_group()
-    gathered = [None] * size if dist.get_rank(group) == dst else None
+    gathered = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
     dist.gather_object(data, gathered, dst=dst, group=group)
     return gathered or []
 

@@ -3,9 +3,9 @@
 import datetime
 import json
 import logging
-import time
 from collections import defaultdict
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -34,7 +34,7 @@ class EventStorage:
     """Scalars by name, each value with its iteration; images and histograms until they are written."""
 
     def __init__(self, start_iter: int = 0):
-        self.iter = start_iter
+        self.iter = int(start_iter)  # the current iteration, to which new data belongs
         self._history: Dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._latest: Dict[str, Tuple[float, int]] = {}
         self._smoothing_hints: Dict[str, bool] = {}
@@ -49,20 +49,11 @@ class EventStorage:
     def __exit__(self, *exception) -> None:
         assert _storages.pop() is self, "the event storage opened last must be closed first"
 
-    @property
-    def iter(self) -> int:
-        """The current iteration, to which new data belongs."""
-        return self._iter
-
-    @iter.setter
-    def iter(self, iteration: int) -> None:
-        self._iter = int(iteration)
-
-    iteration = property(lambda self: self._iter)
+    iteration = property(lambda self: self.iter)
 
     def step(self) -> None:
         """Go on to the next iteration."""
-        self._iter += 1
+        self.iter += 1
 
     @contextmanager
     def name_scope(self, name: str):
@@ -78,7 +69,7 @@ class EventStorage:
     ) -> None:
         """Add a value; smoothing_hint asks the writers to write the median of recent ones in its place."""
         name, value = self._prefix + name, float(value)
-        iteration = self._iter if cur_iter is None else cur_iter
+        iteration = self.iter if cur_iter is None else cur_iter
         hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         assert hint == smoothing_hint, f"scalar '{name}' was put with smoothing_hint={hint} before"
         self._history[name].update(value, iteration)
@@ -91,7 +82,7 @@ class EventStorage:
 
     def put_image(self, img_name: str, img_tensor) -> None:
         """Keep an RGB image [3, H, W], uint8 or float in [0, 1], for TensorBoard."""
-        self._vis_data.append((img_name, img_tensor, self._iter))
+        self._vis_data.append((img_name, img_tensor, self.iter))
 
     def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
         """Keep the histogram of a tensor's values for TensorBoard."""
@@ -99,7 +90,7 @@ class EventStorage:
         self._histograms.append(
             {
                 "tag": hist_name,
-                "global_step": self._iter,
+                "global_step": self.iter,
                 "bucket_counts": torch.histc(hist_tensor, bins).tolist(),
                 "bucket_limits": torch.linspace(low, high, bins + 1)[1:].tolist(),
                 "min": low,
@@ -138,11 +129,9 @@ class EventStorage:
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
         """How many of a scalar's values are from the `window_size` iterations up to its last one."""
-        iterations = [iteration for _, iteration in self.history(name).values()]
-        recent = 0
-        while recent < len(iterations) and iterations[-1 - recent] > iterations[-1] - window_size:
-            recent += 1
-        return recent
+        values = self.history(name).values()
+        start = values[-1][1] - window_size
+        return len(list(takewhile(lambda entry: entry[1] > start, reversed(values))))
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> Dict[str, Tuple[float, int]]:
         """As `latest`, with the noisy scalars' medians over the last `window_size` iterations."""
@@ -158,11 +147,20 @@ class EventStorage:
 class EventWriter:
     """Takes events from the current storage at each `write`."""
 
+    _last_write = -1  # the last iteration that scalars were written of
+
     def write(self) -> None:
         raise NotImplementedError
 
     def close(self) -> None:
         pass
+
+    def _new_scalars(self, window_size: int) -> Dict[str, Tuple[float, int]]:
+        """The (smoothed) value and the iteration of scalars that were put since the last call."""
+        latest = get_event_storage().latest_with_smoothing_hint(window_size)
+        new = {name: entry for name, entry in latest.items() if entry[1] > self._last_write}
+        self._last_write = max((iteration for _, iteration in new.values()), default=self._last_write)
+        return new
 
 
 class JSONWriter(EventWriter):
@@ -171,18 +169,14 @@ class JSONWriter(EventWriter):
     def __init__(self, json_file: str, window_size: int = 20):
         self._file = PathManager.open(json_file, "a")
         self._window_size = window_size
-        self._last_write = -1
 
     def write(self) -> None:
-        new: Dict[int, Dict[str, float]] = defaultdict(dict)
-        scalars = get_event_storage().latest_with_smoothing_hint(self._window_size)
-        for name, (value, iteration) in scalars.items():
-            if iteration > self._last_write:
-                new[iteration][name] = value
-        for iteration, values in new.items():
+        lines: Dict[int, Dict[str, float]] = defaultdict(dict)
+        for name, (value, iteration) in self._new_scalars(self._window_size).items():
+            lines[iteration][name] = value
+        for iteration, values in lines.items():
             self._file.write(json.dumps({**values, "iteration": iteration}, sort_keys=True) + "\n")
         self._file.flush()
-        self._last_write = max(new, default=self._last_write)
 
     def close(self) -> None:
         self._file.close()
@@ -192,8 +186,8 @@ class TensorboardXWriter(EventWriter):
     """Writes scalars, images and histograms for TensorBoard; `kwargs` go to SummaryWriter."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs):
+        self._window_size = window_size
         self._arguments = dict(kwargs, log_dir=log_dir)
-        self._window_size, self._last_write = window_size, -1
         self._writer = None  # until there is something to write
 
     def write(self) -> None:
@@ -201,17 +195,14 @@ class TensorboardXWriter(EventWriter):
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._writer = SummaryWriter(**self._arguments)
-        storage = get_event_storage()
-        scalars = storage.latest_with_smoothing_hint(self._window_size)
-        new = {name: entry for name, entry in scalars.items() if entry[1] > self._last_write}
-        for name, (value, iteration) in new.items():
+        for name, (value, iteration) in self._new_scalars(self._window_size).items():
             self._writer.add_scalar(name, value, iteration)
-        self._last_write = max((iteration for _, iteration in new.values()), default=self._last_write)
+        storage = get_event_storage()
         for image in storage._vis_data:
             self._writer.add_image(*image)
-        storage.clear_images()
         for histogram in storage._histograms:
             self._writer.add_histogram_raw(**histogram)
+        storage.clear_images()
         storage.clear_histograms()
 
     def close(self) -> None:
@@ -227,22 +218,14 @@ class CommonMetricPrinter(EventWriter):
         self.logger = logging.getLogger("detectron2.utils.events")
         self._max_iter = max_iter
         self._window_size = window_size
-        self._last_write: Optional[Tuple[int, float]] = None  # iteration and time of the last line
 
-    def _eta(self, storage: EventStorage) -> Optional[str]:
-        """The time left, as h:mm:ss, or None if there is nothing yet to reckon it from."""
-        if self._max_iter is None:
-            return None
-        left = self._max_iter - storage.iter - 1
-        if "time" in storage.histories():
-            seconds = storage.history("time").median(1000) * left
-            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-        else:
-            previous, self._last_write = self._last_write, (storage.iter, time.perf_counter())
-            if previous is None:
-                return None
-            seconds = (self._last_write[1] - previous[1]) / (storage.iter - previous[0]) * left
-        return str(datetime.timedelta(seconds=int(seconds)))
+    def _eta(self, storage: EventStorage) -> str:
+        """The time left, as h:mm:ss, if it can be reckoned."""
+        if self._max_iter is None or "time" not in storage.histories():
+            return ""
+        seconds = storage.history("time").median(1000) * (self._max_iter - storage.iter - 1)
+        storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+        return f"eta: {datetime.timedelta(seconds=int(seconds))}  "
 
     def _medians(self, storage: EventStorage, part: str) -> str:
         names = [name for name in storage.histories() if part in name]
@@ -250,27 +233,24 @@ class CommonMetricPrinter(EventWriter):
 
     def _times(self, storage: EventStorage) -> str:
         """Mean and last seconds of an iteration and of waiting for its data, as far as they are known."""
-        means = {
-            "time": lambda history: history.global_avg(),
-            "data_time": lambda history: history.avg(storage.count_samples("data_time", self._window_size)),
-        }
         text = ""
-        for name, mean in means.items():
+        for name in ("time", "data_time"):
             if name in storage.histories():
                 history = storage.history(name)
-                text += f"{name}: {mean(history):.4f}  last_{name}: {history.latest():.4f}  "
+                recent = storage.count_samples(name, self._window_size)
+                mean = history.global_avg() if name == "time" else history.avg(recent)
+                text += f"{name}: {mean:.4f}  last_{name}: {history.latest():.4f}  "
         return text
 
     def write(self) -> None:
         storage = get_event_storage()
         if storage.iter == self._max_iter:
             return  # training is over: what is written now is not about its progress
-        eta = self._eta(storage)
         rate = f"{storage.history('lr').latest():.5g}" if "lr" in storage.histories() else "N/A"
         memory = ""
         if torch.cuda.is_available():
             memory = f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"
         self.logger.info(
-            f" {f'eta: {eta}  ' if eta else ''}iter: {storage.iter}  {self._medians(storage, 'loss')}"
+            f" {self._eta(storage)}iter: {storage.iter}  {self._medians(storage, 'loss')}"
             f"  {self._medians(storage, '[metric]')}  {self._times(storage)} lr: {rate}  {memory}"
         )

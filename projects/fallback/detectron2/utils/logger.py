@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from typing import Any, Dict, Optional, Tuple, Union
 
-import torch
 from tabulate import tabulate
 from termcolor import colored
 
@@ -131,15 +130,5 @@ def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: Optional[str]
 
 def create_small_table(small_dict: Dict[str, Any]) -> str:
     """A two-line table: the keys over the values, numbers with three decimals."""
-    return tabulate(
-        [list(small_dict.values())],
-        headers=list(small_dict),
-        tablefmt="pipe",
-        floatfmt=".3f",
-        stralign="center",
-        numalign="center",
-    )
-
-
-def _log_api_usage(identifier: str) -> None:
-    torch._C._log_api_usage_once("detectron2." + identifier)
+    style = dict(tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center")
+    return tabulate([list(small_dict.values())], headers=list(small_dict), **style)

@@ -25,9 +25,8 @@ def retry_if_cuda_oom(func: Callable) -> Callable:
         for _ in range(2):
             try:
                 return func(*args, **kwargs)
-            except RuntimeError as error:
-                if "CUDA out of memory." not in str(error):
-                    raise
+            except torch.cuda.OutOfMemoryError:
+                pass  # out of the handler first, which keeps func's tensors alive
             torch.cuda.empty_cache()
         logging.getLogger(__name__).info(f"CUDA is out of memory: running {func} on the CPU")
         return func(*map(_to_cpu, args), **{k: _to_cpu(v) for k, v in kwargs.items()})

@@ -1,7 +1,7 @@
-"""The image that is drawn on: coverage masks are mixed into it in a colour, text comes on top."""
+"""The image that is drawn on: masks are mixed into it in a colour, text comes on top."""
 
 import functools
-from typing import Any, Callable, List, Sequence, Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -11,7 +11,10 @@ Color = Union[str, Sequence[float]]  # a name ("g", "red", "#ff8000"), or RGB in
 
 SHIFT = 4  # bits behind the point in OpenCV's coordinates
 _LETTERS = dict(r="red", g="green", b="blue", k="black", w="white", c="#00bfbf", m="#bf00bf", y="#bfbf00")
+_ANCHORS = dict(left="la", center="ma", right="ra")  # Pillow's names; a: at the top
 _PIXELS_PER_POINT = 100 / 72
+
+_font = functools.lru_cache(maxsize=None)(ImageFont.load_default)
 
 
 def rgb_of(color: Color) -> np.ndarray:
@@ -21,16 +24,8 @@ def rgb_of(color: Color) -> np.ndarray:
     return np.asarray(color, dtype=np.float64)[:3]
 
 
-def _blend(image: np.ndarray, coverage: np.ndarray, x: int, y: int, color: np.ndarray, alpha: float) -> None:
-    """Mix a colour into the uint8 image from (x, y) on, by alpha times coverage (uint8 [h, w], 255 whole)."""
-    region = image[y : y + coverage.shape[0], x : x + coverage.shape[1]]
-    weight = coverage[: region.shape[0], : region.shape[1], None] * np.float32(alpha / 255)
-    region[:] = np.rint(region + weight * (color.astype(np.float32) * 255 - region))
-
-
-@functools.lru_cache(maxsize=None)
-def _font(pixels: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(pixels)
+def _bytes_of(color: Color) -> Tuple[int, ...]:
+    return tuple(np.rint(rgb_of(color) * 255).astype(int).tolist())
 
 
 class VisImage:
@@ -47,56 +42,50 @@ class VisImage:
 
     def reset_image(self, img: np.ndarray) -> None:
         """Replace the image, and what was drawn on it, by another of its size."""
-        self._canvas = cv2.resize(img.astype(np.uint8), self.size, interpolation=cv2.INTER_NEAREST)
+        self._canvas = Image.fromarray(self.fit(img.astype(np.uint8)))
 
-    def fit(self, mask: np.ndarray) -> np.ndarray:
-        """A mask [H, W] in [0, 1], scaled, uint8 in [0, 255]."""
-        layer = np.rint(mask * 255.0).astype(np.uint8)
-        return cv2.resize(layer, self.size, interpolation=cv2.INTER_NEAREST)
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """A uint8 image or mask [H, W, ...], scaled."""
+        return cv2.resize(image, self.size, interpolation=cv2.INTER_NEAREST)
 
     def points(self, coordinates) -> np.ndarray:
         """Coordinates in the image, where a pixel's centre is at .5, as OpenCV's in the scaled one."""
         scaled = np.asarray(coordinates, dtype=np.float64) * self.scale - 0.5
         return np.rint(scaled * 2**SHIFT).astype(np.int32)
 
-    def blend(self, layer: np.ndarray, color: Color, alpha: float) -> None:
-        """Mix in a colour where the layer, uint8 of the scaled size, isn't 0."""
-        x, y, w, h = cv2.boundingRect(layer)
-        _blend(self._canvas, layer[y : y + h, x : x + w], x, y, rgb_of(color), alpha)
-
-    def draw(self, shape: Callable[[np.ndarray], Any], color: Color, alpha: float) -> None:
-        """Mix in a colour where `shape` sets an empty layer."""
-        layer = np.zeros(self._canvas.shape[:2], np.uint8)
-        shape(layer)
-        self.blend(layer, color, alpha)
-
     def pixels(self, points: float) -> int:
         """The width in pixels of a line that is so many points wide before scaling."""
         return max(int(round(points * self.scale * _PIXELS_PER_POINT)), 1)
 
-    def text(
-        self, text: str, position: Sequence[float], size: float, color: Color, alignment: str, rotation: float
-    ) -> None:
-        """Text on dark ground; its top, and its left, centre or right, at `position`. size: points."""
-        font = _font(max(self.pixels(size), 6))
-        pen = ImageDraw.Draw(Image.new("L", (1, 1)))
-        left, top, right, bottom = map(int, pen.textbbox((0, 0), text, font=font))
-        letters = Image.new("L", (right - left + 4, bottom - top + 4))
-        ImageDraw.Draw(letters).text((2 - left, 2 - top), text, fill=255, font=font)
-        ground = Image.new("L", letters.size, 255)
-        letters, ground = (np.asarray(layer.rotate(rotation, expand=True)) for layer in (letters, ground))
-        h, w = ground.shape
-        start = {"left": 0, "center": w / 2, "right": w}[alignment]
-        x = int(np.clip(position[0] * self.scale - start, 0, max(self.size[0] - w, 0)))  # inside, if it fits
-        y = int(np.clip(position[1] * self.scale, 0, max(self.size[1] - h, 0)))
-        self._texts += [(ground, x, y, np.zeros(3), 0.8), (letters, x, y, rgb_of(color), 1.0)]
+    def empty_layer(self) -> np.ndarray:
+        """Uint8 zeros of the scaled size, for OpenCV to draw on and `blend` to mix in."""
+        return np.zeros(self.size[::-1], np.uint8)
+
+    def blend(self, layer: np.ndarray, color: Color, alpha: float) -> None:
+        """Mix in a colour, by alpha where the layer (uint8 of the scaled size) is 255, not where it is 0."""
+        x, y, w, h = cv2.boundingRect(layer)
+        if w > 0:
+            weight = cv2.convertScaleAbs(layer[y : y + h, x : x + w], alpha=alpha)
+            self._canvas.paste(_bytes_of(color), (x, y), Image.fromarray(weight))
+
+    def text(self, text: str, position: Sequence[float], size: float, color: Color, alignment: str) -> None:
+        """Text on dark ground; its top, and its left, center or right, at `position`. size: points."""
+        style = dict(text=text, font=_font(max(self.pixels(size), 6)), anchor=_ANCHORS[alignment])
+        x, y = np.multiply(position, self.scale)
+        left, top, right, bottom = ImageDraw.Draw(self._canvas).textbbox((x, y), **style)
+        x += np.clip(left, 0, max(self.size[0] - (right - left), 0)) - left  # inside, if it fits
+        y += np.clip(top, 0, max(self.size[1] - (bottom - top), 0)) - top
+        self._texts.append(((x, y), _bytes_of(color), style))
 
     def get_image(self) -> np.ndarray:
         """What was drawn: RGB uint8, [H * scale, W * scale, 3]."""
         image = self._canvas.copy()
-        for text in self._texts:
-            _blend(image, *text)
-        return image
+        pen = ImageDraw.Draw(image, "RGBA")
+        for at, color, style in self._texts:
+            left, top, right, bottom = pen.textbbox(at, **style)
+            pen.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=(0, 0, 0, 204))
+            pen.text(at, fill=color, **style)
+        return np.array(image)
 
     def save(self, filepath: str) -> None:
         """Write what was drawn to a file, in the format of its suffix."""

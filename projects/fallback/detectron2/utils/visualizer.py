@@ -1,8 +1,7 @@
-"""Drawing instances, semantic and panoptic segmentations on images, with OpenCV."""
+"""Drawing instances, semantic and panoptic segmentations on images, with OpenCV and Pillow."""
 
-import colorsys
 from enum import Enum, unique
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -10,7 +9,7 @@ import pycocotools.mask as mask_util
 import torch
 from PIL import Image
 
-from detectron2._missing import ADVICE
+from detectron2._missing import ADVICE, missing_names
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, BoxMode, PolygonMasks, polygons_to_bitmask
 from detectron2.utils.file_io import PathManager
@@ -19,11 +18,14 @@ from .colormap import random_color
 from .vis_image import SHIFT, Color, VisImage, rgb_of
 
 __all__ = ["ColorMode", "VisImage", "Visualizer"]
+__getattr__ = missing_names(__name__, "GenericMask")
 
 _OFF_WHITE = (1.0, 1.0, 0.94)
 _SMALL_OBJECT = 1000  # pixels of its box; labels go beside smaller ones
-_LEFT_OUT = {"draw_and_connect_keypoints", "draw_rotated_box_with_label", "overlay_rotated_instances"}
-_LARGE_MASK = 120000  # pixels; every component as large as this has a label of its own
+_LEFT_OUT = (
+    "draw_and_connect_keypoints draw_circle draw_line draw_rotated_box_with_label draw_soft_mask"
+    " overlay_rotated_instances"
+).split()
 
 
 @unique
@@ -35,53 +37,6 @@ class ColorMode(Enum):
     IMAGE_BW = 2  # as IMAGE, with everything outside of the masks in grey
 
 
-class GenericMask:
-    """A mask given as a bitmap (array [H, W]), polygons (list of [x0, y0, x1, y1, ...]) or RLE (dict)."""
-
-    def __init__(self, mask_or_polygons: Union[Dict, List, np.ndarray], height: int, width: int):
-        self.height, self.width = height, width
-        self._polygons: Optional[List[np.ndarray]] = None
-        self._has_holes = False
-        m = mask_or_polygons
-        if isinstance(m, dict):
-            rle = mask_util.frPyObjects(m, *m["size"]) if isinstance(m["counts"], list) else m
-            m = mask_util.decode(rle)
-        if isinstance(m, np.ndarray):
-            assert m.shape == (height, width), f"the mask is {m.shape}, the image {(height, width)}"
-            self.mask = m.astype(np.uint8)
-        elif isinstance(m, list):
-            self._polygons = [np.asarray(polygon, dtype=np.float64).reshape(-1) for polygon in m]
-            self.mask = polygons_to_bitmask(self._polygons, height, width).astype(np.uint8)
-        else:
-            raise ValueError(f"a mask is a bitmap, a list of polygons or an RLE dict, got {type(m).__name__}")
-
-    def _trace(self) -> None:
-        contours, hierarchy = cv2.findContours(self.mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[-2:]
-        self._polygons = [contour.flatten() + 0.5 for contour in contours if len(contour) >= 3]
-        self._has_holes = hierarchy is not None and bool((hierarchy[..., 3] >= 0).any())
-
-    @property
-    def polygons(self) -> List[np.ndarray]:
-        """The contours, of holes too."""
-        if self._polygons is None:
-            self._trace()
-        return self._polygons
-
-    @property
-    def has_holes(self) -> bool:
-        """Whether there is a hole; polygons that were given have none."""
-        return bool(self.polygons) and self._has_holes
-
-    def area(self) -> int:
-        """Pixels."""
-        return self.mask.sum()
-
-    def bbox(self) -> np.ndarray:
-        """Left, top, right, bottom."""
-        x, y, w, h = cv2.boundingRect(self.mask)
-        return np.array([x, y, x + w, y + h], dtype=np.float64)
-
-
 def _create_text_labels(
     classes: Optional[Sequence[int]],
     scores: Optional[Sequence[float]],
@@ -91,12 +46,9 @@ def _create_text_labels(
     """Labels such as "car 97%" and "person|crowd", of what is known; None without classes and scores."""
     if classes is None and scores is None:
         return None
-    parts = []
-    if classes is not None:
-        parts.append([class_names[k] if class_names else str(k) for k in classes])
-    if scores is not None:
-        parts.append([f"{score * 100:.0f}%" for score in scores])
-    labels = [" ".join(words) for words in zip(*parts)]
+    names = [class_names[k] if class_names else str(k) for k in classes] if classes is not None else None
+    percentages = [f"{score * 100:.0f}%" for score in scores] if scores is not None else None
+    labels = [" ".join(words) for words in zip(*filter(None, [names, percentages]))]
     crowds = is_crowd if is_crowd is not None else [False] * len(labels)
     return [label + "|crowd" * bool(crowd) for label, crowd in zip(labels, crowds)]
 
@@ -119,7 +71,7 @@ def panoptic_segments(
 
 
 class Visualizer:
-    """Draws on an image: whole predictions and annotations, or masks, boxes, texts and lines one by one."""
+    """Draws on an image: predictions and annotations, or masks, boxes, polygons and texts one by one."""
 
     def __init__(
         self,
@@ -135,6 +87,7 @@ class Visualizer:
         self.output = VisImage(self.img, scale=scale)
         size = np.sqrt(self.output.height * self.output.width) // 90
         self._default_font_size = max(size, 10 // scale) * font_size_scale  # smaller letters are illegible
+        self._edge_width = max(self._default_font_size // 15, 0.5)  # points
         self._instance_mode = instance_mode
 
     def get_output(self) -> VisImage:
@@ -154,13 +107,18 @@ class Visualizer:
         jittering: in SEGMENTATION mode, vary the colours within a class.
         """
         fields = predictions.get_fields()
-        boxes, masks, scores = (fields.get(name) for name in ("pred_boxes", "pred_masks", "scores"))
-        classes = fields["pred_classes"].tolist() if "pred_classes" in fields else None
         colors, alpha = None, 0.5
         if self._instance_mode == ColorMode.SEGMENTATION and self.metadata.get("thing_colors"):
-            colors, alpha = self._thing_colors(classes, jittering), 0.8
+            colors, alpha = self._colors("thing_colors", fields["pred_classes"].tolist(), jittering), 0.8
+        return self._draw_fields(fields, colors, alpha)
+
+    def _draw_fields(
+        self, fields: Dict[str, Any], colors: Optional[Sequence[Color]], alpha: float
+    ) -> VisImage:
+        boxes, masks, scores = (fields.get(name) for name in ("pred_boxes", "pred_masks", "scores"))
+        classes = fields["pred_classes"].tolist() if "pred_classes" in fields else None
         if self._instance_mode == ColorMode.IMAGE_BW:
-            self.output.reset_image(self._create_grayscale_image(None if masks is None else _union(masks)))
+            self._grey_outside([] if masks is None else masks)
             alpha = 0.3
         return self.overlay_instances(
             boxes=boxes,
@@ -182,18 +140,16 @@ class Visualizer:
         """Draw a label map [H, W], without labels of no class and components below area_threshold pixels."""
         sem_seg = np.asarray(sem_seg)
         labels, areas = np.unique(sem_seg, return_counts=True)
-        names = self.metadata.stuff_classes
+        style = dict(alpha=alpha, area_threshold=area_threshold, edge_color=edge_color)
         for label in labels[np.argsort(-areas)].tolist():
-            if 0 <= label < len(names):
-                self.draw_binary_mask(
-                    sem_seg == label,
-                    self._metadata_color("stuff_colors", label),
-                    edge_color=edge_color,
-                    text=names[label] if draw_text else None,
-                    alpha=alpha,
-                    area_threshold=area_threshold,
-                )
+            if 0 <= label < len(self.metadata.stuff_classes):
+                self._draw_stuff(sem_seg == label, label, draw_text, **style)
         return self.output
+
+    def _draw_stuff(self, mask: np.ndarray, category: int, draw_text: bool = True, **style) -> None:
+        (color,) = self._colors("stuff_colors", [category])
+        text = self.metadata.stuff_classes[category] if draw_text else None
+        self.draw_binary_mask(mask, color, text=text, **style)
 
     def draw_panoptic_seg(
         self,
@@ -206,33 +162,29 @@ class Visualizer:
         ids = np.asarray(panoptic_seg)
         segments = panoptic_segments(ids, segments_info, self.metadata)
         if self._instance_mode == ColorMode.IMAGE_BW:
-            self.output.reset_image(self._create_grayscale_image(np.isin(ids, [k for k, _ in segments])))
+            self._grey_outside([np.isin(ids, [k for k, _ in segments])])
+        style = dict(alpha=alpha, area_threshold=area_threshold, edge_color=_OFF_WHITE)
         for k, info in segments:
             if not info["isthing"]:
-                category = info["category_id"]
-                self.draw_binary_mask(
-                    ids == k,
-                    self._metadata_color("stuff_colors", category),
-                    edge_color=_OFF_WHITE,
-                    text=self.metadata.stuff_classes[category],
-                    alpha=alpha,
-                    area_threshold=area_threshold,
-                )
-        things = [(k, info) for k, info in segments if info["isthing"]]
+                self._draw_stuff(ids == k, info["category_id"], **style)
+        things = [info for _, info in segments if info["isthing"]]
         if not things:
             return self.output
-        infos = [info for _, info in things]
-        classes = [info["category_id"] for info in infos]
-        scores = [info["score"] for info in infos] if all("score" in info for info in infos) else None
-        crowds = [info.get("iscrowd", 0) for info in infos]
+        masks = [ids == k for k, info in segments if info["isthing"]]
+        classes = [info["category_id"] for info in things]
+        scores = [info["score"] for info in things] if all("score" in info for info in things) else None
+        crowds = [info.get("iscrowd", 0) for info in things]
         return self.overlay_instances(
-            masks=[ids == k for k, _ in things],
+            masks=masks,
             labels=_create_text_labels(classes, scores, self.metadata.thing_classes, crowds),
-            assigned_colors=self._thing_colors(classes) if self.metadata.get("thing_colors") else None,
+            assigned_colors=self._thing_colors(classes, masks),
             alpha=alpha,
         )
 
     draw_panoptic_seg_predictions = draw_panoptic_seg
+
+    def _thing_colors(self, classes: List[int], masks: List[np.ndarray]) -> List[np.ndarray]:
+        return self._colors("thing_colors", classes, jittering=True)
 
     def draw_dataset_dict(self, dic: Dict[str, Any]) -> VisImage:
         """Draw the annotations of an image in Detectron2's dataset format."""
@@ -246,7 +198,7 @@ class Visualizer:
                 masks=[a["segmentation"] for a in annotations] if "segmentation" in annotations[0] else None,
                 keypoints=[a["keypoints"] for a in annotations] if "keypoints" in annotations[0] else None,
                 labels=_create_text_labels(classes, None, self.metadata.get("thing_classes"), crowds),
-                assigned_colors=self._thing_colors(classes) if own_colors else None,
+                assigned_colors=self._colors("thing_colors", classes, jittering=True) if own_colors else None,
             )
         sem_seg = _image_or_file(dic, "sem_seg")
         if sem_seg is not None:
@@ -270,35 +222,33 @@ class Visualizer:
     ) -> VisImage:
         """Draw instances, the largest first.
 
-        boxes: Boxes or array [N, 4]. masks: BitMasks, PolygonMasks, tensor [N, H, W], or GenericMask's kinds.
+        boxes: Boxes or array [N, 4].
+        masks: BitMasks, PolygonMasks, tensor [N, H, W], or a list of bitmaps, polygons or RLEs.
         assigned_colors: one an instance; random ones if not given.
         """
         if keypoints is not None:
             raise NotImplementedError(f"drawing keypoints {ADVICE}")
-        given = [x for x in (boxes, masks) if x is not None]
-        count = len(given[0]) if given else 0
-        if boxes is not None:
-            boxes = self._convert_boxes(boxes)
-        if masks is not None:
-            masks = self._convert_masks(masks)
-        for name, values in (("masks", masks), ("labels", labels)):
-            assert values is None or len(values) == count, f"{len(values)} {name} for {count} instances"
-        if assigned_colors is None:
-            assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(count)]
-        if boxes is not None:
-            areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        bitmaps = None if masks is None else self._bitmaps(masks)
+        if boxes is None:
+            areas = np.array([np.count_nonzero(bitmap) for bitmap in bitmaps or []])
         else:
-            areas = np.array([mask.area() for mask in masks or []])
-        for i in np.argsort(-areas.astype(np.float64)):
+            tensor = boxes.tensor.detach() if isinstance(boxes, Boxes) else np.asarray(boxes)
+            boxes = Boxes(tensor).tensor.numpy()
+            areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        for name, values in (("masks", bitmaps), ("labels", labels)):
+            assert values is None or len(values) == len(areas), f"{len(values)} {name}, {len(areas)} objects"
+        if assigned_colors is None:
+            assigned_colors = [random_color(rgb=True, maximum=1) for _ in areas]
+        for i in np.argsort(-areas):
             color = assigned_colors[i]
             box = None if boxes is None else boxes[i]
-            mask = None if masks is None else masks[i]
+            bitmap = None if bitmaps is None else bitmaps[i]
             if box is not None:
                 self.draw_box(box, edge_color=color)
-            if mask is not None:
-                self._draw_mask(mask.mask, color, None, alpha)
-            if labels is not None and (box is not None or mask.area() > 0):
-                self._label(labels[i], box, mask, color)
+            if bitmap is not None:
+                self._draw_bitmap(bitmap, color, color, alpha)
+            if labels is not None and areas[i] > 0:
+                self._draw_label(labels[i], box, bitmap, color)
         return self.output
 
     # Shapes. Coordinates are in pixels of the image before scaling.
@@ -313,50 +263,32 @@ class Visualizer:
         horizontal_alignment: str = "center",
         rotation: float = 0,
     ) -> VisImage:
-        """Draw text below `position` (x, y). font_size: points. rotation: degrees counterclockwise."""
+        """Draw text below `position` (x, y). font_size: points. horizontal_alignment: left, center, right."""
+        if rotation:
+            raise NotImplementedError(f"rotated text {ADVICE}")
         rgb = np.maximum(rgb_of(color), 0.2)  # bright enough for the dark ground
         rgb[rgb.argmax()] = max(rgb.max(), 0.8)
-        size = font_size or self._default_font_size
-        self.output.text(text, position, size, rgb, horizontal_alignment, rotation)
+        self.output.text(text, position, font_size or self._default_font_size, rgb, horizontal_alignment)
         return self.output
 
     def draw_box(
         self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Color = "g", line_style: str = "-"
     ) -> VisImage:
         """Draw the outline of a box: left, top, right, bottom."""
+        if line_style not in ("-", "solid"):
+            raise NotImplementedError(f"line style '{line_style}' {ADVICE}")
         x0, y0, x1, y1 = box_coord
         corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-        return self._draw_path(corners, True, self._default_font_size / 4, edge_color, alpha, line_style)
-
-    def draw_line(
-        self,
-        x_data: Sequence[float],
-        y_data: Sequence[float],
-        color: Color,
-        linestyle: str = "-",
-        linewidth: Optional[float] = None,
-    ) -> VisImage:
-        """Draw a line through the points (x_data[i], y_data[i]). linewidth: points."""
-        width = max(self._default_font_size / 3 if linewidth is None else linewidth, 1)
-        return self._draw_path(list(zip(x_data, y_data)), False, width, color, 1.0, linestyle)
-
-    def draw_circle(self, circle_coord: Sequence[float], color: Color, radius: float = 3) -> VisImage:
-        """Draw a disc of a radius in pixels."""
-        center = tuple(self.output.points(circle_coord).tolist())
-        size = int(round(radius * self.output.scale * 2**SHIFT))
-        self.output.draw(
-            lambda layer: cv2.circle(layer, center, size, 255, -1, cv2.LINE_AA, SHIFT), color, 1.0
-        )
-        return self.output
+        return self._draw_outline(corners, self._default_font_size / 4, edge_color, alpha)
 
     def draw_polygon(
         self, segment: np.ndarray, color: Color, edge_color: Optional[Color] = None, alpha: float = 0.5
     ) -> VisImage:
-        """Draw a filled polygon [N, 2] of (x, y), and its outline in edge_color (or one like the colour)."""
-        points = self.output.points(segment)
-        self.output.draw(lambda layer: cv2.fillPoly(layer, [points], 255, cv2.LINE_AA, SHIFT), color, alpha)
-        edge_color = self._edge_color(color, edge_color, alpha)
-        return self._draw_path(segment, True, self._edge_width(), edge_color, 1.0)
+        """Draw a filled polygon [N, 2] of (x, y), and its outline in edge_color (or the same colour)."""
+        path = self.output.points(segment)
+        layer = cv2.fillPoly(self.output.empty_layer(), [path], 255, cv2.LINE_AA, SHIFT)
+        self.output.blend(layer, color, alpha)
+        return self._draw_outline(segment, self._edge_width, color if edge_color is None else edge_color, 1.0)
 
     def draw_binary_mask(
         self,
@@ -370,140 +302,101 @@ class Visualizer:
     ) -> VisImage:
         """Draw a mask [H, W] without its components below area_threshold pixels; text goes on the largest."""
         color = random_color(rgb=True, maximum=1) if color is None else color
-        _, components, stats, _ = cv2.connectedComponentsWithStats(np.asarray(binary_mask).astype(np.uint8))
+        bitmap = np.asarray(binary_mask).astype(np.uint8)
+        _, components, stats, _ = cv2.connectedComponentsWithStats(bitmap)
         areas = stats[:, cv2.CC_STAT_AREA]
+        areas[0] = -1  # what is not in the mask
         shown = areas >= (area_threshold or 0)
-        shown[0] = False  # what is not in the mask
         if shown.any():
-            self._draw_mask(shown[components], color, edge_color, alpha)
+            edge_color = color if edge_color is None else edge_color
+            self._draw_bitmap(shown[components].astype(np.uint8), color, edge_color, alpha)
             if text is not None:
-                self._draw_text_in_components(components, areas, text, color)
+                self.draw_text(text, _middle(components == areas.argmax()), color=_lighter(color))
         return self.output
 
-    def draw_soft_mask(
-        self,
-        soft_mask: np.ndarray,
-        color: Optional[Color] = None,
-        *,
-        text: Optional[str] = None,
-        alpha: float = 0.5,
-    ) -> VisImage:
-        """Draw a mask [H, W] of values in [0, 1], the more opaque the larger; text where it is above 0.5."""
-        color = random_color(rgb=True, maximum=1) if color is None else color
-        self.output.blend(self.output.fit(soft_mask), color, alpha)
-        if text is not None:
-            _, components, stats, _ = cv2.connectedComponentsWithStats((soft_mask > 0.5).astype(np.uint8))
-            self._draw_text_in_components(components, stats[:, cv2.CC_STAT_AREA], text, color)
-        return self.output
-
-    def _draw_path(
-        self, points: Iterable, closed: bool, width: float, color: Color, alpha: float, style: str = "-"
-    ) -> VisImage:
-        if style not in ("-", "solid"):
-            raise NotImplementedError(f"line style '{style}' {ADVICE}")
-        path = [self.output.points(points)]
+    def _draw_outline(self, points: Sequence, width: float, color: Color, alpha: float) -> VisImage:
+        path = self.output.points(points)
         pixels = max(self.output.pixels(width) - 1, 1)  # antialiasing adds one
-        self.output.draw(
-            lambda layer: cv2.polylines(layer, path, closed, 255, pixels, cv2.LINE_AA, SHIFT), color, alpha
-        )
+        layer = cv2.polylines(self.output.empty_layer(), [path], True, 255, pixels, cv2.LINE_AA, SHIFT)
+        self.output.blend(layer, color, alpha)
         return self.output
 
-    def _draw_mask(self, mask: np.ndarray, color: Color, edge_color: Optional[Color], alpha: float) -> None:
-        layer = self.output.fit(mask)
+    def _draw_bitmap(self, bitmap: np.ndarray, color: Color, edge_color: Color, alpha: float) -> None:
+        layer = self.output.fit(bitmap * 255)
         self.output.blend(layer, color, alpha)
         contours = cv2.findContours(layer, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[-2]
-        width = self.output.pixels(self._edge_width())
-        edge_color = self._edge_color(color, edge_color, alpha)
-        self.output.draw(lambda edges: cv2.drawContours(edges, contours, -1, 255, width), edge_color, 1.0)
+        width = self.output.pixels(self._edge_width)
+        edges = cv2.drawContours(self.output.empty_layer(), contours, -1, 255, width)
+        self.output.blend(edges, edge_color, 1.0)
 
-    def _draw_text_in_components(
-        self, components: np.ndarray, areas: np.ndarray, text: str, color: Color
+    def _draw_label(
+        self, label: str, box: Optional[np.ndarray], bitmap: Optional[np.ndarray], color: Color
     ) -> None:
-        """Text in the middle of the largest component, and of other very large ones; 0 is the background."""
-        if len(areas) < 2:
-            return
-        lighter = self._change_color_brightness(color, 0.7)
-        largest = areas[1:].argmax() + 1
-        for k in {largest, *np.flatnonzero(areas > _LARGE_MASK)} - {0}:
-            self.draw_text(text, np.median(np.nonzero(components == k), axis=1)[::-1], color=lighter)
-
-    def _label(
-        self, label: str, box: Optional[np.ndarray], mask: Optional[GenericMask], color: Color
-    ) -> None:
-        """A label in the corner of a box, or in the middle of a mask; beside it if it is small."""
+        """A label in the corner of a box, or else in the middle of a mask; beside either if it is small."""
         if box is not None:
             (x0, y0, x1, y1), position, alignment = box, box[:2], "left"
         else:
-            x0, y0, x1, y1 = mask.bbox()
-            position, alignment = np.median(mask.mask.nonzero(), axis=1)[::-1], "center"
+            x0, y0, width, height = cv2.boundingRect(bitmap)
+            x1, y1, position, alignment = x0 + width, y0 + height, _middle(bitmap), "center"
         height, scale = y1 - y0, self.output.scale
         if height * (x1 - x0) < _SMALL_OBJECT * scale or height < 40 * scale:
             position = (x1, y0) if y1 >= self.output.height - 5 else (x0, y1)
         part = height / np.sqrt(self.output.height * self.output.width)  # larger letters on larger objects
         size = np.clip((part - 0.02) / 0.08 + 1, 1.2, 2) / 2 * self._default_font_size
-        lighter = self._change_color_brightness(color, 0.7)
-        self.draw_text(label, position, color=lighter, horizontal_alignment=alignment, font_size=size)
+        style = dict(color=_lighter(color), horizontal_alignment=alignment, font_size=size)
+        self.draw_text(label, position, **style)
 
     # Colours and conversions
 
-    def _metadata_color(self, kind: str, category: int) -> Optional[np.ndarray]:
-        colors = self.metadata.get(kind) or ()
-        return np.array(colors[category]) / 255 if category < len(colors) else None
+    def _colors(self, kind: str, classes: Sequence[int], jittering: bool = False) -> List[np.ndarray]:
+        """The metadata's colours of classes, each varied a little if jittering; random where it has none."""
+        known = self.metadata.get(kind)
+        if not known:
+            return [random_color(rgb=True, maximum=1) for _ in classes]
+        colors = [np.array(known[k]) / 255 for k in classes]
+        return [_jitter(color) for color in colors] if jittering else colors
 
-    def _thing_colors(self, classes: Sequence[int], jittering: bool = True) -> List[np.ndarray]:
-        colors = [np.array(self.metadata.thing_colors[k]) / 255 for k in classes]
-        return [self._jitter(color) for color in colors] if jittering else colors
+    def _grey_outside(self, masks) -> None:
+        """Begin anew with the image in grey, except in the masks, which are as for overlay_instances."""
+        inside = np.any(self._bitmaps(masks), axis=0)
+        grey = self.img.mean(axis=2, keepdims=True)
+        self.output.reset_image(np.where(inside[..., None], self.img, grey))
 
-    def _jitter(self, color: Color) -> np.ndarray:
-        """A colour near to the one given."""
-        step = np.random.rand(3)
-        return np.clip(rgb_of(color) + step / np.linalg.norm(step) / 2, 0, 1)
-
-    def _change_color_brightness(self, color: Color, brightness_factor: float) -> Tuple[float, ...]:
-        """Lighter for a factor in (0, 1], darker for [-1, 0)."""
-        assert -1 <= brightness_factor <= 1, f"brightness_factor must be in [-1, 1], got {brightness_factor}"
-        hue, lightness, saturation = colorsys.rgb_to_hls(*rgb_of(color))
-        rgb = colorsys.hls_to_rgb(hue, np.clip(lightness * (1 + brightness_factor), 0, 1), saturation)
-        return tuple(np.clip(rgb, 0, 1))
-
-    def _edge_color(self, color: Color, edge_color: Optional[Color], alpha: float) -> Color:
-        """The edge's own colour; else the mask's, darker if the mask is too opaque for it to be seen."""
-        if edge_color is not None:
-            return edge_color
-        return self._change_color_brightness(color, -0.7) if alpha > 0.8 else color
-
-    def _edge_width(self) -> float:
-        """Points."""
-        return max(self._default_font_size // 15, 0.5)
-
-    def _create_grayscale_image(self, mask: Optional[np.ndarray] = None) -> np.ndarray:
-        """The image in grey, except in the mask."""
-        grey = self.img.mean(axis=2, keepdims=True).repeat(3, axis=2)
-        return grey if mask is None else np.where(mask[..., None], self.img, grey)
-
-    def _convert_boxes(self, boxes) -> np.ndarray:
-        """[N, 4]."""
-        boxes = boxes.tensor.detach().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes)
-        if len(boxes) and boxes.shape[1] == 5:
-            raise NotImplementedError(f"drawing rotated boxes {ADVICE}")
-        return boxes.reshape(-1, 4)
-
-    def _convert_masks(self, masks) -> List[GenericMask]:
+    def _bitmaps(self, masks) -> List[np.ndarray]:
+        """Each mask as uint8 [H, W]."""
         if isinstance(masks, PolygonMasks):
             masks = masks.polygons
-        elif isinstance(masks, (BitMasks, torch.Tensor)):
-            masks = getattr(masks, "tensor", masks).numpy()
-        size = self.output.height, self.output.width
-        return [m if isinstance(m, GenericMask) else GenericMask(_as_array(m), *size) for m in masks]
+        elif isinstance(masks, BitMasks):
+            masks = masks.tensor
+        return [_bitmap(mask, self.output.height, self.output.width) for mask in masks]
 
 
-def _as_array(mask: Any) -> Any:
-    return mask.numpy() if isinstance(mask, torch.Tensor) else mask
+def _bitmap(mask: Union[Dict, List, np.ndarray, torch.Tensor], height: int, width: int) -> np.ndarray:
+    """Uint8 [height, width] of a bitmap, polygons (a list of [x0, y0, x1, y1, ...]) or an RLE (a dict)."""
+    if isinstance(mask, list):
+        mask = polygons_to_bitmask([np.ravel(polygon) for polygon in mask], height, width)
+    elif isinstance(mask, dict):
+        compressed = mask_util.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
+        mask = mask_util.decode(compressed)
+    bitmap = np.asarray(mask).astype(np.uint8)
+    assert bitmap.shape == (height, width), f"the mask is {bitmap.shape}, the image {(height, width)}"
+    return bitmap
 
 
-def _union(masks: Union[torch.Tensor, BitMasks]) -> np.ndarray:
-    """Bool [H, W] of the pixels in any mask."""
-    return (getattr(masks, "tensor", masks) > 0).any(dim=0).numpy()
+def _middle(mask: np.ndarray) -> np.ndarray:
+    """The median (x, y) of a mask's pixels."""
+    return np.median(np.nonzero(mask), axis=1)[::-1]
+
+
+def _lighter(color: Color) -> np.ndarray:
+    """A colour near to white, to be read on dark ground."""
+    return 0.7 + 0.3 * rgb_of(color)
+
+
+def _jitter(color: np.ndarray) -> np.ndarray:
+    """A colour near to the one given."""
+    step = np.random.rand(3)
+    return np.clip(color + step / np.linalg.norm(step) / 2, 0, 1)
 
 
 def _image_or_file(dic: Dict[str, Any], key: str) -> Optional[np.ndarray]:

@@ -6,7 +6,7 @@ from functools import partial
 
 from ..catalog import DatasetCatalog, MetadataCatalog
 from .builtin_meta import CITYSCAPES_CATEGORIES, standard_panoptic_meta
-from .cityscapes import _IMAGE, _LABELS, _PREPARE_LABELS, cityscapes_images, require_file
+from .cityscapes import IMAGE, PREPARE_TRAIN_IDS, TRAIN_IDS, cityscapes_images, require_file
 from .coco_panoptic import contiguous_segment
 
 _PREPARE_PANOPTIC = "python -m cityscapesscripts.preparation.createPanopticImgs"
@@ -25,14 +25,14 @@ def load_cityscapes_panoptic(image_dir: str, gt_dir: str, gt_json: str, meta: di
         path = paths.get(ann["image_id"])
         assert path, f"{gt_json} has an image {ann['image_id']}, which is not in {image_dir}."
         dicts.append({
-            "file_name": path + _IMAGE,
+            "file_name": path + IMAGE,
             "image_id": ann["image_id"],
-            "sem_seg_file_name": path.replace("leftImg8bit", "gtFine") + _LABELS,
+            "sem_seg_file_name": path.replace("leftImg8bit", "gtFine") + TRAIN_IDS,
             "pan_seg_file_name": os.path.join(gt_dir, ann["file_name"]),
             "segments_info": [contiguous_segment(segment, meta)[0] for segment in ann["segments_info"]],
         })
     assert dicts, f"{gt_json} has no annotations."
-    require_file(dicts[0]["sem_seg_file_name"], _PREPARE_LABELS)
+    require_file(dicts[0]["sem_seg_file_name"], PREPARE_TRAIN_IDS)
     require_file(dicts[0]["pan_seg_file_name"], _PREPARE_PANOPTIC)
     return dicts
 

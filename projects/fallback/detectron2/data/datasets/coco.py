@@ -7,31 +7,17 @@ import json
 import logging
 import os
 
-import numpy as np
 import pycocotools.mask as mask_util
 from iopath.common.file_io import file_lock
 from pycocotools.coco import COCO
 
 from detectron2._missing import ADVICE
-from detectron2.structures import Boxes, BoxMode, PolygonMasks
+from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 
 from ..catalog import DatasetCatalog, MetadataCatalog
 
-__all__ = ["load_coco_json", "load_sem_seg", "convert_to_coco_json", "register_coco_instances"]
-
 logger = logging.getLogger(__name__)
-
-
-def _contiguous_ids(coco: COCO, dataset_name: str) -> dict[int, int]:
-    """Map the file's category ids, ascending, to 0, 1, ...; record map and names in the metadata."""
-    categories = coco.loadCats(sorted(coco.getCatIds()))
-    ids = {category["id"]: i for i, category in enumerate(categories)}
-    if list(ids) != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
-        logger.warning("Category ids of '%s' are not 1 to %d and are mapped: %s", dataset_name, len(ids), ids)
-    MetadataCatalog.get(dataset_name).set(
-        thing_classes=[category["name"] for category in categories], thing_dataset_id_to_contiguous_id=ids)
-    return ids
 
 
 def _segmentation(ann: dict):
@@ -55,9 +41,6 @@ def _annotation(ann: dict, keys: list[str], ids: dict | None, json_file: str) ->
         result["segmentation"] = _segmentation(ann)
         if not result["segmentation"]:
             return None
-    if ann.get("keypoints"):
-        # x and y are indices of pixels, whose centres lie half a pixel further; visibility stays.
-        result["keypoints"] = [v if i % 3 == 2 else v + 0.5 for i, v in enumerate(ann["keypoints"])]
     if ids is not None:
         if ann["category_id"] not in ids:
             raise KeyError(f"{where} has category_id {ann['category_id']}, not among the file's categories.")
@@ -71,23 +54,25 @@ def load_coco_json(
     """Dataset dicts, sorted by image id, of a file in COCO's instances format.
 
     With ``dataset_name``, category ids become contiguous, and the dataset's metadata gets "thing_classes" and
-    "thing_dataset_id_to_contiguous_id". ``extra_annotation_keys`` are kept in the annotations as they are.
+    "thing_dataset_id_to_contiguous_id". ``extra_annotation_keys`` are kept in the annotations as they are;
+    keypoints are left out.
     """
     json_file = PathManager.get_local_path(json_file)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(json_file)
-    ids = None if dataset_name is None else _contiguous_ids(coco, dataset_name)
-    image_ids = sorted(coco.imgs)
-    found = [ann["id"] for image_id in image_ids for ann in coco.imgToAnns[image_id]]
-    if len(found) < len(coco.anns):
-        lost = len(coco.anns) - len(found)
-        logger.warning("%s: %d annotations are of images not in the file", json_file, lost)
-    # COCO 2014's minival splits repeat a few ids, without harm.
-    assert len(set(found)) == len(found) or "minival" in json_file, f"{json_file}: annotation ids repeat."
+    ids = None
+    if dataset_name is not None:
+        categories = coco.loadCats(sorted(coco.cats))
+        ids = {category["id"]: i for i, category in enumerate(categories)}
+        names = [category["name"] for category in categories]
+        MetadataCatalog.get(dataset_name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=ids)
+    repeated = len(coco.dataset.get("annotations", [])) - len(coco.anns)
+    # COCO 2014's minival splits repeat a few, without harm.
+    assert not repeated or "minival" in json_file, f"{json_file} repeats {repeated} annotation ids."
 
-    keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
+    keys = ["iscrowd", "bbox", "category_id", *(extra_annotation_keys or [])]
     dicts, dropped = [], 0
-    for image in coco.loadImgs(image_ids):
+    for image in coco.loadImgs(sorted(coco.imgs)):
         annotations = [_annotation(ann, keys, ids, json_file) for ann in coco.imgToAnns[image["id"]]]
         dicts.append({
             "file_name": os.path.join(image_root, image["file_name"]),
@@ -125,29 +110,23 @@ def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: 
     ]
 
 
-def _coco_box(ann: dict) -> list[float]:
-    box = np.asarray(ann["bbox"], dtype=float)
-    if box.shape != (4,):
-        raise ValueError(f"A box has four numbers, found {ann['bbox']}; another kind {ADVICE}.")
-    return BoxMode.convert(box.tolist(), ann["bbox_mode"], BoxMode.XYWH_ABS)
-
-
-def _coco_annotation(ann: dict, box: list[float]) -> dict:
-    result = {"bbox": [round(float(x), 3) for x in box], "iscrowd": int(ann.get("iscrowd", 0))}
+def _coco_annotation(ann: dict) -> dict:
+    if "keypoints" in ann:
+        raise NotImplementedError(f"Converting keypoints {ADVICE}.")
+    box = BoxMode.convert([float(x) for x in ann["bbox"]], ann["bbox_mode"], BoxMode.XYWH_ABS)
+    result = {"bbox": [round(x, 3) for x in box], "area": box[2] * box[3],
+              "iscrowd": int(ann.get("iscrowd", 0))}
     segmentation = ann.get("segmentation")
-    if segmentation is None:
-        xyxy = BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-        return result | {"area": Boxes([xyxy]).area().item()}
     if isinstance(segmentation, list):
-        area = PolygonMasks([segmentation]).area()[0].item()
+        result |= {"segmentation": segmentation, "area": PolygonMasks([segmentation]).area().item()}
     elif isinstance(segmentation, dict):
-        area = float(mask_util.area(segmentation))
         counts = segmentation["counts"]
         counts = counts if isinstance(counts, str) else counts.decode("ascii")
-        segmentation = segmentation | {"counts": counts}
-    else:
+        area = float(mask_util.area(segmentation))
+        result |= {"segmentation": segmentation | {"counts": counts}, "area": area}
+    elif segmentation is not None:
         raise TypeError(f"A segmentation is a list of polygons or an RLE dict, found {type(segmentation)}.")
-    return result | {"area": float(area), "segmentation": segmentation}
+    return result
 
 
 def convert_to_coco_dict(dataset_name: str) -> dict:
@@ -164,13 +143,8 @@ def convert_to_coco_dict(dataset_name: str) -> dict:
         sizes = {key: int(record[key]) for key in ("width", "height")}
         images.append({"id": image_id, "file_name": str(record["file_name"]), **sizes})
         for ann in record.get("annotations", []):
-            if "keypoints" in ann:
-                raise NotImplementedError(f"Converting keypoints {ADVICE}.")
-            annotations.append(_coco_annotation(ann, _coco_box(ann)) | {
-                "id": len(annotations) + 1,
-                "image_id": image_id,
-                "category_id": int(ids[ann["category_id"]]),
-            })
+            keys = {"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[ann["category_id"]]}
+            annotations.append(_coco_annotation(ann) | keys)
     coco = {
         "info": {"date_created": str(datetime.datetime.now()), "description": f"Converted: {dataset_name}"},
         "licenses": None,

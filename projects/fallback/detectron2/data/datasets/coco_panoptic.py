@@ -8,8 +8,6 @@ from detectron2.utils.file_io import PathManager
 from ..catalog import DatasetCatalog, MetadataCatalog
 from .coco import load_coco_json, load_sem_seg
 
-__all__ = ["register_coco_panoptic", "register_coco_panoptic_separated"]
-
 
 def contiguous_segment(segment: dict, meta: dict) -> tuple[dict, bool]:
     """A segment's info with the category id that ``meta`` maps its own to, and whether it is a thing."""

@@ -1,8 +1,8 @@
 """Orders in which a dataset's images are visited."""
 
-from .distributed_sampler import (
-    InferenceSampler,
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
+from detectron2._missing import missing_names
+
+from .distributed_sampler import InferenceSampler, TrainingSampler
+
+__getattr__ = missing_names(
+    __name__, "GroupedBatchSampler RandomSubsetTrainingSampler RepeatFactorTrainingSampler")

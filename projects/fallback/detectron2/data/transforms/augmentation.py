@@ -1,7 +1,6 @@
 """What an augmentation is, and the input it changes."""
 
 import inspect
-import pprint
 
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
@@ -29,24 +28,16 @@ class Augmentation:
         """The transform for the given attributes of an input."""
         raise NotImplementedError
 
-    def _needed(self) -> tuple[str, ...]:
-        if self.input_args is None:
-            parameters = inspect.signature(self.get_transform).parameters.values()
-            if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters) and len(parameters) > 1:
-                raise TypeError(f"{type(self).__name__}.get_transform must name its arguments; *args and "
-                                "**kwargs do not say what it needs.")
-            names = tuple(p.name for p in parameters)
-            self.input_args = ("image",) if len(names) == 1 else names
-        return self.input_args
-
     def __call__(self, aug_input) -> Transform:
         """Change ``aug_input`` in place; returns the transform that did it."""
-        needed = self._needed()
-        for name in needed:
+        if self.input_args is None:
+            names = tuple(inspect.signature(self.get_transform).parameters)
+            self.input_args = ("image",) if len(names) == 1 else names
+        for name in self.input_args:
             if not hasattr(aug_input, name):
                 raise AttributeError(f"{type(self).__name__} needs '{name}', which its input "
                                      f"{type(aug_input).__name__} does not have.")
-        tfm = self.get_transform(*(getattr(aug_input, name) for name in needed))
+        tfm = self.get_transform(*(getattr(aug_input, name) for name in self.input_args))
         assert isinstance(tfm, (Transform, TransformList)), (
             f"{type(self).__name__}.get_transform must return a Transform, found {type(tfm).__name__}.")
         aug_input.transform(tfm)
@@ -59,12 +50,9 @@ class Augmentation:
 
     def __repr__(self):
         """The constructor's arguments that are not the defaults, as far as they are attributes."""
-        shown = []
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
-            value = vars(self).get(name, parameter.default)
-            if value is not parameter.default:
-                text = pprint.pformat(value)
-                shown.append(f"{name}={'...' if chr(10) in text else text}")
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        values = [(p, vars(self).get(p.name, p.default)) for p in parameters]
+        shown = [f"{p.name}={value!r}" for p, value in values if value is not p.default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -107,8 +95,8 @@ class AugInput:
 
     def __init__(self, image: np.ndarray, *, boxes=None, sem_seg=None):
         """image: [H, W] or [H, W, C], uint8 or float; boxes: float [N, 4] XYXY; sem_seg: uint8 [H, W]."""
-        assert isinstance(image, np.ndarray), f"The image must be a NumPy array, found {type(image)}."
-        assert image.ndim in (2, 3), f"The image must be [H, W] or [H, W, C], found {image.shape}."
+        assert isinstance(image, np.ndarray) and image.ndim in (2, 3), (
+            f"The image must be an array [H, W] or [H, W, C], found {getattr(image, 'shape', type(image))}.")
         self.image = image
         self.boxes = boxes
         self.sem_seg = sem_seg

@@ -15,21 +15,14 @@ from fvcore.transforms.transform import (
 )
 from PIL import Image
 
-from detectron2.structures import Boxes, pairwise_iou
-
 from .augmentation import Augmentation, _transform_to_aug
-from .transform import ExtentTransform, ResizeTransform, RotationTransform
+from .transform import ResizeTransform
 
-__all__ = ["FixedSizeCrop", "MinIoURandomCrop", "RandomApply", "RandomBrightness", "RandomContrast",
-           "RandomCrop", "RandomCrop_CategoryAreaConstraint", "RandomExtent", "RandomFlip", "RandomLighting",
-           "RandomResize", "RandomRotation", "RandomSaturation", "Resize", "ResizeScale",
+__all__ = ["FixedSizeCrop", "RandomApply", "RandomBrightness", "RandomContrast", "RandomCrop",
+           "RandomCrop_CategoryAreaConstraint", "RandomFlip", "RandomSaturation", "Resize", "ResizeScale",
            "ResizeShortestEdge"]
 
 _augmentation = partial(dataclass, repr=False, eq=False)
-
-
-def _expect(name: str, value, options: tuple):
-    assert value in options, f"{name} is {value!r}; expected one of {', '.join(options)}."
 
 
 def _crop_at_random(image_size: tuple, crop_size: tuple) -> CropTransform:
@@ -101,7 +94,7 @@ class ResizeShortestEdge(Augmentation):
     interp: int = Image.BILINEAR
 
     def __post_init__(self):
-        _expect("sample_style", self.sample_style, ("range", "choice"))
+        assert self.sample_style in ("range", "choice"), f"sample_style is {self.sample_style!r}."
         if isinstance(self.short_edge_length, int):
             self.short_edge_length = (self.short_edge_length,) * 2
         self.is_range = self.sample_style == "range"
@@ -138,47 +131,11 @@ class ResizeScale(Augmentation):
     interp: int = Image.BILINEAR
 
     def get_transform(self, image):
-        return self._get_resize(image, np.random.uniform(self.min_scale, self.max_scale))
-
-    def _get_resize(self, image: np.ndarray, scale: float) -> ResizeTransform:
+        scale = np.random.uniform(self.min_scale, self.max_scale)
         size = np.array(image.shape[:2])
         fit = (np.array([self.target_height, self.target_width]) * scale / size).min()
         new_h, new_w = np.round(size * fit).astype(int).tolist()
         return ResizeTransform(*image.shape[:2], new_h, new_w, self.interp)
-
-
-@_augmentation
-class RandomRotation(Augmentation):
-    """Rotates counter-clockwise by an angle in degrees from the range [min, max] or the choices given, about
-    a centre from the range [[minx, miny], [maxx, maxy]] or the choices given, relative to the size."""
-
-    angle: list[float] | float
-    expand: bool = True
-    center: list | None = None
-    sample_style: str = "range"
-    interp: int | None = None
-
-    def __post_init__(self):
-        _expect("sample_style", self.sample_style, ("range", "choice"))
-        self.is_range = self.sample_style == "range"
-        if isinstance(self.angle, (float, int)):
-            self.angle = (self.angle, self.angle)
-        if self.center is not None and isinstance(self.center[0], (float, int)):
-            self.center = (self.center, self.center)
-
-    def get_transform(self, image):
-        height, width = image.shape[:2]
-        angle = np.random.uniform(*self.angle) if self.is_range else np.random.choice(self.angle)
-        center = None
-        if self.center is not None:
-            if self.is_range:
-                x, y = (np.random.uniform(low, high) for low, high in zip(*self.center))
-            else:
-                x, y = self.center[np.random.choice(len(self.center))]
-            center = (width * x, height * y)
-        if angle % 360 == 0:
-            return NoOpTransform()
-        return RotationTransform(height, width, angle, self.expand, center, self.interp)
 
 
 @_augmentation
@@ -192,21 +149,15 @@ class FixedSizeCrop(Augmentation):
     seg_pad_value: int = 255
 
     def get_transform(self, image):
-        tfms = [self._get_crop(image)]
-        if self.pad:
-            tfms.append(self._get_pad(image))
-        return TransformList(tfms)
-
-    def _get_crop(self, image: np.ndarray) -> CropTransform:
-        height, width = image.shape[:2]
-        room = np.maximum(np.subtract((height, width), self.crop_size), 0)
-        y0, x0 = np.round(room * np.random.uniform(0.0, 1.0)).astype(int)
-        return CropTransform(x0, y0, self.crop_size[1], self.crop_size[0], width, height)
-
-    def _get_pad(self, image: np.ndarray) -> PadTransform:
-        bottom, right = np.maximum(np.subtract(self.crop_size, image.shape[:2]), 0)
+        room = np.subtract(image.shape[:2], self.crop_size)  # negative where the image is smaller
+        y0, x0 = np.round(room.clip(min=0) * np.random.uniform(0.0, 1.0)).astype(int)
+        crop = CropTransform(x0, y0, self.crop_size[1], self.crop_size[0], image.shape[1], image.shape[0])
+        if not self.pad:
+            return TransformList([crop])
+        bottom, right = (-room).clip(min=0)
         height, width = np.minimum(self.crop_size, image.shape[:2])
-        return PadTransform(0, 0, right, bottom, width, height, self.pad_value, self.seg_pad_value)
+        pad = PadTransform(0, 0, right, bottom, width, height, self.pad_value, self.seg_pad_value)
+        return TransformList([crop, pad])
 
 
 @_augmentation
@@ -223,7 +174,8 @@ class RandomCrop(Augmentation):
     crop_size: tuple
 
     def __post_init__(self):
-        _expect("crop_type", self.crop_type, ("relative_range", "relative", "absolute", "absolute_range"))
+        known = ("relative", "relative_range", "absolute", "absolute_range")
+        assert self.crop_type in known, f"crop_type is {self.crop_type!r}; expected one of {known}."
 
     def get_transform(self, image):
         return _crop_at_random(image.shape[:2], self.get_crop_size(image.shape[:2]))
@@ -269,24 +221,6 @@ class RandomCrop_CategoryAreaConstraint(Augmentation):
 
 
 @_augmentation
-class RandomExtent(Augmentation):
-    """Crops a rectangle of the image's size times a factor from ``scale_range``, black outside the image. It
-    is shifted off the centre by up to half of ``shift_range`` (x, y), parts of the width and height."""
-
-    scale_range: tuple[float, float]
-    shift_range: tuple[float, float]
-
-    def get_transform(self, image):
-        size = np.array(image.shape[1::-1])
-        corners = np.array([[-0.5], [0.5]]) * size
-        corners *= np.random.uniform(*self.scale_range)
-        corners += np.array(self.shift_range) * size * (np.random.rand(2) - 0.5)
-        corners += 0.5 * size
-        width, height = corners[1] - corners[0]
-        return ExtentTransform(tuple(corners.ravel()), (int(height), int(width)))
-
-
-@_augmentation
 class _RandomBlend(Augmentation):
     """Blends with another image: a weight drawn from the interval moves towards it below 1, away above."""
 
@@ -321,78 +255,3 @@ class RandomSaturation(_RandomBlend):
     def _other(self, image):
         assert image.shape[-1] == 3, f"Saturation needs an RGB image, found {image.shape}."
         return image.dot([0.299, 0.587, 0.114])[:, :, None]
-
-
-# Principal components of ImageNet's RGB values (Krizhevsky et al. 2012, section 4.1), one a column.
-_PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
-_PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
-
-
-@_augmentation
-class RandomLighting(Augmentation):
-    """Adds to an RGB image a colour drawn along ImageNet's principal components, as in AlexNet; ``scale`` is
-    the standard deviation of the components' weights."""
-
-    scale: float
-
-    def get_transform(self, image):
-        assert image.shape[-1] == 3, f"Lighting needs an RGB image, found {image.shape}."
-        weights = np.random.normal(scale=self.scale, size=3)
-        colour = _PCA_VECTORS.dot(weights * _PCA_VALUES)
-        return BlendTransform(src_image=colour, src_weight=1.0, dst_weight=1.0)
-
-
-@_augmentation
-class RandomResize(Augmentation):
-    """To one of the sizes listed."""
-
-    shape_list: list[tuple[int, int]]
-    interp: int = Image.BILINEAR
-
-    def get_transform(self, image):
-        new_size = self.shape_list[np.random.randint(len(self.shape_list))]
-        return ResizeTransform(*image.shape[:2], *new_size, self.interp)
-
-
-@_augmentation
-class MinIoURandomCrop(Augmentation):
-    """Crops such that every box keeps at least an IoU with the crop, drawn from ``min_ious``, and at least
-    one box its centre (SSD, Liu et al. 2016, section 2.2); sometimes leaves the image whole. Edges of the
-    crop are at least ``min_crop_size`` of the image's."""
-
-    min_ious: tuple = (0.1, 0.3, 0.5, 0.7, 0.9)
-    min_crop_size: float = 0.3
-    mode_trials: int = 1000
-    crop_trials: int = 50
-
-    def get_transform(self, image, boxes):
-        if boxes is None:
-            return NoOpTransform()
-        height, width = image.shape[:2]
-        for _ in range(self.mode_trials):
-            min_iou = np.random.choice((1, *self.min_ious, 0))
-            if min_iou == 1:
-                break
-            for _ in range(self.crop_trials):
-                x0, y0, w, h = self._propose(height, width)
-                patch = np.array([x0, y0, x0 + w, y0 + h]).astype(int)
-                if w and patch[0] < patch[2] and patch[1] < patch[3] and self._keeps(boxes, patch, min_iou):
-                    return CropTransform(int(x0), int(y0), int(w), int(h))
-        return NoOpTransform()
-
-    def _propose(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """x0, y0, width and height of a crop; zeros where the aspect ratio drawn is too extreme."""
-        w = np.random.uniform(self.min_crop_size * width, width)
-        h = np.random.uniform(self.min_crop_size * height, height)
-        if not 0.5 <= h / w <= 2:
-            return 0, 0, 0, 0
-        return np.random.uniform(width - w, 1.0), np.random.uniform(height - h, 1.0), w, h
-
-    @staticmethod
-    def _keeps(boxes: np.ndarray, patch: np.ndarray, min_iou: float) -> bool:
-        if len(boxes) == 0:
-            return True
-        ious = pairwise_iou(Boxes(patch[None]), Boxes(boxes.reshape(-1, 4)))
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        inside = ((centres > patch[:2]) & (centres < patch[2:])).all(axis=1)
-        return bool(ious.min() >= min_iou and inside.any())
