@@ -1,13 +1,13 @@
 """Packaging. ``pip install .`` carries every method and its configs."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 setup(
     name="bottom-up-segmentation",
     version="0.1.0",
     description="Bottom-up instance and panoptic segmentation on Detectron2",
     python_requires=">=3.10",
-    packages=find_packages(include=["projects", "projects.*", "spatial_embeddings", "spatial_embeddings.*"])
+    packages=find_namespace_packages(include=["projects", "projects.*", "spatial_embeddings", "spatial_embeddings.*"])
     + ["projects.configs"],
     package_dir={"projects.configs": "configs"},
     package_data={"projects.configs": ["*.yaml", "*/*.yaml"]},

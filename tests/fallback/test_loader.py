@@ -14,7 +14,7 @@ from detectron2.data import (
 )
 from detectron2.data.build import filter_images_with_only_crowd_annotations, print_instances_class_histogram
 from detectron2.data.common import AspectRatioGroupedDataset
-from detectron2.data.samplers import InferenceSampler, TrainingSampler
+from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
@@ -73,6 +73,17 @@ def test_training_sampler_shares_permutations_out(ranks):
         TrainingSampler(0)
     with pytest.raises(TypeError):
         TrainingSampler(2.0)
+
+
+def test_repeat_factors():
+    dicts = [{"annotations": [{"category_id": c} for c in cs]} for cs in ([0], [0, 1], [0], [], [0, 0])]
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency
+    assert torch.allclose(factors(dicts, 0.8, sqrt=False), torch.tensor([1.0, 4, 1, 1, 1]))
+    assert torch.allclose(factors(dicts, 0.8), torch.tensor([1.0, 2, 1, 1, 1]))
+    sampler = RepeatFactorTrainingSampler(torch.tensor([1.0, 3, 2]), shuffle=False, seed=0)
+    assert take(sampler, 6) == [0, 1, 1, 1, 2, 2]
+    counts = np.bincount(take(RepeatFactorTrainingSampler(torch.tensor([1.0, 1.5]), seed=0), 5000))
+    assert counts[1] / counts[0] == pytest.approx(1.5, abs=0.1)
 
 
 @given(size=st.integers(1, 50), world=st.integers(1, 9))

@@ -134,7 +134,7 @@ _DATALOADER = {
     "NUM_WORKERS": 4,  # processes for each training process
     "ASPECT_RATIO_GROUPING": True,  # wide images and tall ones in separate batches
     "FILTER_EMPTY_ANNOTATIONS": True,  # train on images with objects only
-    "SAMPLER_TRAIN": "TrainingSampler",  # or RepeatFactorTrainingSampler, RandomSubsetTrainingSampler
+    "SAMPLER_TRAIN": "TrainingSampler",  # or RepeatFactorTrainingSampler
     "REPEAT_THRESHOLD": 0.0,  # images of classes in a smaller part of the images are repeated
     "REPEAT_SQRT": True,
 }

@@ -20,7 +20,7 @@ from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
-from .samplers import InferenceSampler, TrainingSampler
+from .samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 
 __getattr__ = missing_names(__name__, "filter_images_with_few_keypoints load_proposals_into_dataset")
 logger = logging.getLogger(__name__)
@@ -116,6 +116,18 @@ def build_batch_data_loader(
     return MapDataset(batches, collate_fn) if collate_fn else batches
 
 
+def _training_sampler(cfg, dataset) -> Sampler:
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dataset), seed=cfg.SEED)
+    if name == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT)
+        return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
+    raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; another sampler than TrainingSampler and "
+                     f"RepeatFactorTrainingSampler {ADVICE}.")
+
+
 def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
     if dataset is None:
         dataset = get_detection_dataset_dicts(
@@ -125,10 +137,7 @@ def _train_loader_from_config(cfg, mapper=None, *, dataset=None, sampler=None):
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
     if sampler is None and not isinstance(dataset, IterableDataset):
-        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-            raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{cfg.DATALOADER.SAMPLER_TRAIN}'; another sampler "
-                             f"than TrainingSampler {ADVICE}.")
-        sampler = TrainingSampler(len(dataset), seed=cfg.SEED)
+        sampler = _training_sampler(cfg, dataset)
     return {
         "dataset": dataset,
         "mapper": mapper or DatasetMapper(cfg, True),

@@ -2,7 +2,6 @@
 
 from detectron2._missing import missing_names
 
-from .distributed_sampler import InferenceSampler, TrainingSampler
+from .distributed_sampler import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 
-__getattr__ = missing_names(
-    __name__, "GroupedBatchSampler RandomSubsetTrainingSampler RepeatFactorTrainingSampler")
+__getattr__ = missing_names(__name__, "GroupedBatchSampler RandomSubsetTrainingSampler")
