@@ -97,7 +97,7 @@ def test_ones_own_dataset_by_one_flag(run_script, small_root, tmp_path):
     result = run_script("train_net.py", "--config-file", CONFIG, "--dataset", flag, *pairs)
     assert "AP,AP50,AP75" in result.stdout + result.stderr
     weights = torch.load(tmp_path / "run/model_final.pth", weights_only=False)["model"]
-    assert weights["seed_head.decoder.6.bias"].shape == (4,)
+    assert weights["seed_head.output_layer.bias"].shape == (4,)
 
 
 def test_two_processes_share_the_work(run_script, tmp_path):

@@ -2,11 +2,12 @@
 """Show that two environments, one with Detectron2 and one on the fallback, compute the same.
 
     python tools/parity.py --pythons .venv/bin/python /path/with/detectron2/bin/python \\
-        --config-file configs/spatial_embeddings/shapes_demo.yaml
+        --config-file configs/spatial_embeddings/shapes_demo.yaml \\
+        MODEL.WEIGHTS output/spatial_embeddings_demo/model_final.pth
 
-In each: the config's keys and values, the first batch and its losses from one seed, and the console's command line run
-for a few iterations; then each loads the other's checkpoint, without a missing or unexpected key, and predicts. Prints
-one line a comparison and exits with 1 where one fails.
+In each: the config's keys and values, the first batch and its losses from one seed; then each loads the other's
+checkpoint, without a missing or unexpected key, and predicts. Prints one line a comparison and exits with 1 where one
+fails.
 """
 
 import argparse
@@ -46,6 +47,7 @@ def probe(config_file: str, opts: list[str], folder: Path, checkpoint: str | Non
         tensors = [{k: getattr(v, "tensor", v).float().numpy() for k, v in p.items()} for p in predictions]
         return {"keys": [*problems.missing_keys, *problems.unexpected_keys], "predictions": tensors}
     batch = next(iter(Trainer.build_train_loader(cfg)))
+    DetectionCheckpointer(model, str(folder)).load(cfg.MODEL.WEIGHTS)
     DetectionCheckpointer(model, str(folder)).save("model")
     losses = model(batch)
     return {

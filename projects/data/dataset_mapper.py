@@ -9,8 +9,10 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
 
 from .label_maps import label_maps
+from .object_crop import RandomObjectCrop
 
 
 class LabelMapDatasetMapper:
@@ -37,7 +39,7 @@ class LabelMapDatasetMapper:
     def from_config(cls, cfg, is_train: bool = True):
         augmentations = detection_utils.build_augmentation(cfg, is_train)
         if is_train and cfg.INPUT.CROP.ENABLED:
-            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+            augmentations.insert(0, _random_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         return {"is_train": is_train, "augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -45,15 +47,22 @@ class LabelMapDatasetMapper:
         image = detection_utils.read_image(dataset_dict["file_name"], format=self.image_format)
         detection_utils.check_image_size(dataset_dict, image)
 
-        augmented = T.AugInput(image)
+        annotations = dataset_dict.pop("annotations", [])
+        objects = [x for x in annotations if not x.get("iscrowd", 0)]
+        boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
+        augmented = T.AugInput(image, boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4))
         transforms = self.augmentations(augmented)
         dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        annotations = dataset_dict.pop("annotations", [])
         dataset_dict.pop("sem_seg_file_name", None)
         if self.is_train:
             size = augmented.image.shape[:2]
             dataset_dict["instance_map"], dataset_dict["class_map"] = _label_maps(annotations, transforms, size)
         return dataset_dict
+
+
+def _random_crop(kind: str, size: Sequence[float]) -> T.Augmentation:
+    """``INPUT.CROP.TYPE``: Detectron2's kinds, or "object" for crops of ``size`` pixels centred on an object."""
+    return RandomObjectCrop(size) if kind == "object" else T.RandomCrop(kind, size)
 
 
 def _label_maps(annotations: list[dict], transforms: T.Transform, size: tuple[int, int]):

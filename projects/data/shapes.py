@@ -24,7 +24,7 @@ MIN_VISIBLE_PIXELS = 16  # an object never shows fewer pixels than this ...
 MIN_VISIBLE_SHARE = 0.25  # ... nor less than this share of its area
 MIN_INSIDE_SHARE = 0.6  # of an object's area, inside the image
 CONTACT_SHARE = 0.25  # of the objects, placed so that they just touch one of their own class
-OVERLAP_SHARE = 0.55  # of the objects, placed in front of another one
+OVERLAP_SHARE = 0.48  # of the objects, placed in front of another one
 MIN_REGION_SHARE = 0.05  # of the image, of a connected region of stuff
 PLACE_ATTEMPTS = 20  # an object
 LAYOUT_ATTEMPTS = 5  # an image
@@ -370,17 +370,17 @@ def _render(
     for index, kind in enumerate(config.stuff_classes):
         texture = _texture(kind, height, width, rng)
         region = stuff == index
-        image[region] = _paint(stuff_colours[index], texture[region], rng.uniform(18, 36), rng)
+        image[region] = _paint(stuff_colours[index], texture[region], rng.uniform(8, 18), rng)
 
     colours: list[np.ndarray] = []
     for number, obj in enumerate(objects, start=1):
         colours.append(_object_colour(obj, colours, stuff_colours, rng))
         _draw_object(image, instances == number, colours[-1], rng)
 
-    light = np.clip(1 + 0.2 * _smooth_field(height, width, (3, 3), rng), 0.55, 1.4)
+    light = np.clip(1 + 0.15 * _smooth_field(height, width, (3, 3), rng), 0.55, 1.4)
     image = cv2.GaussianBlur(image * light[..., None], (0, 0), 0.6)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(image + rng.uniform(3, 11) * noise, 0, 255).round().astype(np.uint8)
+    return np.clip(image + rng.uniform(2, 6) * noise, 0, 255).round().astype(np.uint8)
 
 
 def _object_colour(
@@ -388,9 +388,9 @@ def _object_colour(
 ) -> np.ndarray:
     """A random colour; now and then nearly that of the neighbour it was placed at, or of a stuff class."""
     own, choice, jitter = rng.uniform(30, 225, 3), rng.uniform(), rng.normal(0, 9, 3)
-    if choice < 0.35 and obj.anchor is not None:
+    if choice < 0.15 and obj.anchor is not None:
         return colours[obj.anchor] + jitter
-    if choice > 0.85:
+    if choice > 0.95:
         return stuff_colours[rng.integers(len(stuff_colours))] + jitter
     return own
 
@@ -405,8 +405,8 @@ def _draw_object(
     texture = _texture(STUFF_TEXTURES[rng.integers(len(STUFF_TEXTURES))], *mask.shape, rng)
     shade = _texture("gradient", *mask.shape, rng) * rng.uniform(5, 20)
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    rim = rng.uniform(5, 35) * np.exp(-(depth - 1) / 1.5)
-    image[box][mask] = _paint(colour, texture[mask], rng.uniform(0, 25), rng) + (shade - rim)[mask][:, None]
+    rim = rng.uniform(20, 40) * np.exp(-(depth - 1) / 1.5)
+    image[box][mask] = _paint(colour, texture[mask], rng.uniform(0, 14), rng) + (shade - rim)[mask][:, None]
 
 
 if __name__ == "__main__":

@@ -61,9 +61,10 @@ def test_maps_are_augmented_with_the_image(record):
     assert (flipped["instance_map"] == 2).equal((plain["instance_map"] == 2).flip(1))
 
 
-def test_a_crop_keeps_image_and_maps_together(record):
+@pytest.mark.parametrize("kind", ["absolute", "object"])
+def test_a_crop_keeps_image_and_maps_together(record, kind):
     cfg = config()
-    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", [4, 5]
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, kind, [4, 5]
     out = build_dataset_mapper(cfg, is_train=True)(record)
     assert out["image"].shape[1:] == out["instance_map"].shape == out["class_map"].shape == (4, 5)
 
