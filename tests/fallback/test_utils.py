@@ -179,7 +179,7 @@ class TestEvents:
             assert storage.latest()["eta_seconds"] == (45.0, 9)
             storage.iter = 100
             printer.write()
-        (record,) = caplog.records
+        (record,) = [record for record in caplog.records if "iter: " in record.getMessage()]
         expected = (
             " eta: 0:00:45  iter: 9  total_loss: 1.235  loss_b: 20  [metric]x: 7  time: 0.5000  "
             "last_time: 0.5000  data_time: 0.2500  last_data_time: 0.2500   lr: 3.3333e-05  "
