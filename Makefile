@@ -4,7 +4,7 @@
 VENV := .venv
 PYTHON ?= $(VENV)/bin/python
 BASE_PYTHON ?= python3
-DATASETS ?= datasets
+DATASETS ?= $(or $(DETECTRON2_DATASETS),datasets)
 OUTPUT := output/spatial_embeddings_demo
 DEMO_CONFIG := configs/spatial_embeddings/shapes_demo.yaml
 
@@ -16,7 +16,8 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 demo: environment
 	$(PYTHON) -m projects.data.shapes --preset shapes_demo --output $(DATASETS)
 	$(PYTHON) train_net.py --config-file $(DEMO_CONFIG) OUTPUT_DIR $(OUTPUT)
-	$(PYTHON) tools/visualize_predictions.py --config-file $(DEMO_CONFIG) --output $(OUTPUT)/pictures \
+	$(PYTHON) tools/visualize_predictions.py --config-file $(DEMO_CONFIG) --threshold 0.8 \
+		--output $(OUTPUT)/pictures \
 		MODEL.WEIGHTS $(OUTPUT)/model_final.pth
 
 test: environment

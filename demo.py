@@ -101,12 +101,18 @@ def result_paths(inputs: list[str], folder: str, suffix: str = "") -> list[str]:
     return paths
 
 
+def write_picture(path: str, picture: np.ndarray) -> None:
+    """Write an RGB picture; OSError where OpenCV can't."""
+    if not cv2.imwrite(path, picture[:, :, ::-1]):
+        raise OSError(f"{path} can't be written")
+
+
 def run_image(predictor: DefaultPredictor, path: str, metadata, threshold: float, output: str | None) -> None:
     """Draw the predictions of an image into the file ``output``, or a window."""
     image = read_image(path, format="BGR")
     picture = draw_prediction(image[:, :, ::-1], predictor(image), metadata, threshold)
     if output:
-        cv2.imwrite(output, picture[:, :, ::-1])
+        write_picture(output, picture)
     else:
         show(picture, 0)
 
@@ -129,6 +135,8 @@ def run_video(predictor: DefaultPredictor, path: str, metadata, threshold: float
     rate = video.get(cv2.CAP_PROP_FPS) or 25
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     writer = cv2.VideoWriter(output, cv2.VideoWriter_fourcc(*"mp4v"), rate, size) if output else None
+    if writer and not writer.isOpened():
+        raise OSError(f"{output} can't be written")
     visualizer = VideoVisualizer(metadata)
     try:
         for frame in tqdm(read_frames(video), desc=os.path.basename(path), total=count if count > 0 else None):
@@ -171,6 +179,9 @@ def main() -> int:
     args = parser.parse_args()
 
     images, videos = find_inputs(args.input)
+    folders = {os.path.realpath(os.path.dirname(path)) for path in images + videos}
+    if args.output and os.path.realpath(args.output) in folders:
+        parser.error(f"--output {args.output} holds inputs, which results of the same name would replace")
     cfg = setup_cfg(args.config_file, args.opts, args.dataset)
     setup_run(cfg)
     predictor = DefaultPredictor(cfg)
@@ -187,7 +198,7 @@ def main() -> int:
             try:
                 run(predictor, path, metadata, args.threshold, result)
             except (OSError, ValueError, SyntaxError) as error:  # what Pillow and OpenCV raise on a broken file
-                logger.error("%s can't be read and is left out: %s", path, error)
+                logger.error("%s is left out: %s", path, error)
                 failed += 1
             except QuitError:
                 return 0

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Sequence
 
@@ -18,6 +19,7 @@ from detectron2.utils.logger import setup_logger
 from . import FALLBACK_FOLDER
 from .cityscapes_api import serve_inner_path
 from .data.register import parse_dataset_flag, register_user_dataset, thing_class_count
+from .data.shapes import PRESETS
 from .data.shapes_catalog import register_shapes
 from .methods import ADD_CONFIG, NUM_CLASSES_KEYS
 from .solver import add_solver_config
@@ -33,7 +35,8 @@ def configs_dir() -> Path:
 
 def add_projects_config(cfg: CN) -> None:
     """Add to Detectron2's config the keys that the methods share, and every method's own."""
-    # "default" (Detectron2's DatasetMapper: instances) or "label_map" (each pixel's object and class).
+    # "default" (Detectron2's DatasetMapper: instances) or "label_map" (each pixel's object and class). With the latter
+    # INPUT.CROP.TYPE may also be "object": crops of INPUT.CROP.SIZE pixels centred on an object.
     cfg.INPUT.DATASET_MAPPER_NAME = "default"
     add_solver_config(cfg)
     for add_config in ADD_CONFIG:
@@ -93,6 +96,7 @@ def check_datasets(cfg: CN, names: Sequence[str]) -> None:
         FileNotFoundError: a file or folder of a dataset does not exist.
         ValueError: the config is for another number of classes.
     """
+    class_names: dict[str, list[str]] = {}  # of the instance datasets so far
     for name in names:
         if name not in DatasetCatalog.list():
             close = difflib.get_close_matches(name, DatasetCatalog.list())
@@ -107,13 +111,21 @@ def check_datasets(cfg: CN, names: Sequence[str]) -> None:
                     f"Dataset {name!r} needs {os.path.abspath(path)}, which does not exist. Datasets are looked for in "
                     f"{os.path.abspath(os.environ.get('DETECTRON2_DATASETS', 'datasets'))}; set DETECTRON2_DATASETS to "
                     "look elsewhere."
-                    + (" Make the Shapes datasets with: python -m projects.data.shapes" if "shapes" in name else "")
+                    + _how_to_make(name)
                 )
         key = NUM_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
         classes = getattr(metadata, "thing_classes", None)
         # A semantic dataset's classes are things and stuff together, and no concern of an instance head's.
         semantic = metadata.get("evaluator_type") in ("sem_seg", "cityscapes_sem_seg")
         if key and classes is not None and not semantic:
+            for other, other_classes in class_names.items():
+                if classes != other_classes:
+                    differing = next((x, y) for x, y in zip_longest(other_classes, classes) if x != y)
+                    raise ValueError(
+                        f"Datasets {other!r} and {name!r} have different thing classes: {len(other_classes)} and "
+                        f"{len(classes)}, first {differing[0]!r} and {differing[1]!r}. They must be the same, in order."
+                    )
+            class_names[name] = classes
             configured = _get(cfg, key)
             if configured != len(classes):
                 raise ValueError(
@@ -121,6 +133,15 @@ def check_datasets(cfg: CN, names: Sequence[str]) -> None:
                     f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}). "
                     f"Add '{key} {len(classes)}' to the command line or change the config."
                 )
+
+
+def _how_to_make(name: str) -> str:
+    """The command that writes a Shapes preset, for the message about its absence."""
+    for preset in sorted(PRESETS, key=len, reverse=True):
+        if name.startswith(preset):
+            root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+            return f" Make it with: python -m projects.data.shapes --preset {preset} --output '{root}'"
+    return ""
 
 
 def _get(cfg: CN, key: str):

@@ -164,7 +164,7 @@ class SpatialEmbeddings(nn.Module):
 
         instances = Instances(output_size)
         instances.pred_masks = resize_masks(masks, output_size)
-        instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+        instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes().to(self.device)
         instances.scores = scores
         instances.pred_classes = classes
         result = {"instances": instances}

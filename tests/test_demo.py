@@ -49,8 +49,8 @@ def test_a_broken_image_is_named_and_the_others_are_done(run_script, photos, wei
     )  # fmt: skip
     assert result.returncode == 1
     assert sorted(p.name for p in output.iterdir()) == ["a.png", "b.jpg"]
-    assert "broken.png can't be read" in result.stdout + result.stderr
-    assert "clip.avi can't be read" in result.stdout + result.stderr
+    assert "broken.png is left out" in result.stdout + result.stderr
+    assert "clip.avi is left out" in result.stdout + result.stderr
 
 
 def test_inputs_are_found_in_order(photos):

@@ -47,7 +47,9 @@ class LabelMapDatasetMapper:
         image = detection_utils.read_image(dataset_dict["file_name"], format=self.image_format)
         detection_utils.check_image_size(dataset_dict, image)
 
-        annotations = dataset_dict.pop("annotations", [])
+        annotations = [x for x in dataset_dict.pop("annotations", []) if x.get("segmentation")]
+        for annotation in annotations:
+            annotation.pop("keypoints", None)  # whose flipping would need their names
         objects = [x for x in annotations if not x.get("iscrowd", 0)]
         boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
         augmented = T.AugInput(image, boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4))

@@ -20,7 +20,7 @@ from projects.data.shapes import PRESETS, SPLITS, ShapesConfig
 from projects.data.shapes_formats import make_folders, write_annotations, write_image
 
 MARKER = "shapes.json"
-FORMAT_VERSION = 1  # of the generator and the files: one more whenever equal parameters give other data
+FORMAT_VERSION = 2  # of the generator and the files: one more whenever equal parameters give other data
 
 
 def read_config(folder: str) -> Optional[ShapesConfig]:
