@@ -46,7 +46,7 @@ def test_train_evaluate_resume(run_script, weights, tmp_path):
         assert (output / name).is_file(), name
     assert list(output.glob("events.out.tfevents.*"))
     assert (output / "inference/coco_instances_results.json").is_file()
-    assert "eta:" in text and "loss_seed" in text and "Evaluation results for segm" in text
+    assert "eta:" in text and "loss_seed" in text and "copypaste: Task: segm" in text
     assert text.count("running on the CPU") == (0 if torch.cuda.is_available() else 1)
     assert len(re.findall(r"(?:Detectron2|The fallback for Detectron2) \S+ runs, from", text)) == 1
     assert torch.load(output / "model_final.pth", weights_only=False)["iteration"] == 3

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import yaml
 
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -22,7 +23,7 @@ def test_every_config_builds_its_model(path):
 def test_a_dumped_config_is_read_back_the_same(tmp_path):
     cfg = setup_cfg(str(configs_dir() / "spatial_embeddings/shapes_demo.yaml"))
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    assert setup_cfg(str(tmp_path / "config.yaml")).dump() == cfg.dump()
+    assert yaml.safe_load(setup_cfg(str(tmp_path / "config.yaml")).dump()) == yaml.safe_load(cfg.dump())
 
 
 def test_keys_are_added_to_a_users_own_config():
