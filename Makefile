@@ -31,12 +31,12 @@ environment:
 		(echo "$(PYTHON) lacks a package. Install what is missing: $(PYTHON) -m pip install -e '.[dev]'"; exit 1)
 endif
 
-# torch and torchvision come together, so that they match; the rest is built against them.
-$(VENV)/installed: setup.py
+# torch and torchvision come together, so that they match; the native ops are built against them.
+$(VENV)/installed: setup.py $(wildcard */csrc/*)
 	@$(BASE_PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
 		(echo "Python >= 3.10 is needed; name one with BASE_PYTHON=..."; exit 1)
 	$(BASE_PYTHON) -m venv $(VENV)
-	$(PYTHON) -m pip install --upgrade pip setuptools wheel
+	$(PYTHON) -m pip install --upgrade pip setuptools wheel ninja
 	$(PYTHON) -m pip install torch torchvision
 	$(PYTHON) -m pip install --no-build-isolation --editable .[dev]
 	touch $@

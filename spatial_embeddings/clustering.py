@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from projects import native
+
 # A pixel takes part in a class's clustering where its seed exceeds this, and belongs to an object where phi does.
 HALF = 0.5
 
@@ -23,7 +25,7 @@ def cluster(
     first one in raster order among equals), its embedding as centre and its own bandwidth; the pixels with
     phi = exp(−Σ (e − centre)² · bandwidth) > 0.5 are clustered from now on, and are an object where they are more than
     ``min_pixels`` and more than a share ``min_unclustered`` of them was free. Go on while more than ``min_pixels`` are
-    unclustered and the highest seed is at least ``seed_threshold``.
+    unclustered and the highest seed is at least ``seed_threshold``. Computed in single precision, without gradients.
 
     Args:
         embeddings: float [2, H, W], absolute: coordinate + offset.
@@ -37,30 +39,45 @@ def cluster(
         with ``return_masks`` masks bool [K, H, W], which may overlap.
 
     Raises:
-        ValueError: for tensors whose shapes don't fit together.
+        ValueError: for tensors whose shapes don't fit together, and for a negative ``min_pixels``.
     """
     _check_shapes(embeddings, bandwidth, seeds)
-    pixels, sizes, scores, classes = [], [], [], []
+    if min_pixels < 0:
+        raise ValueError(f"min_pixels must be 0 or more, not {min_pixels}.")
+    maps = [x.detach().float() for x in (embeddings, bandwidth, seeds)]
+    run = torch.ops.spatial_embeddings.cluster if native.has_kernel(OP, seeds.device) else cluster_reference
+    labels, scores, classes, masks = run(*maps, seed_threshold, min_pixels, min_unclustered, return_masks)
+    return (labels, scores, classes, masks) if return_masks else (labels, scores, classes)
+
+
+def cluster_reference(
+    embeddings: Tensor,
+    bandwidth: Tensor,
+    seeds: Tensor,
+    seed_threshold: float,
+    min_pixels: int,
+    min_unclustered: float,
+    return_masks: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``cluster`` in plain PyTorch. The masks are [0, H, W] where they are not asked for."""
+    pixels, scores, classes = [], [], []
     for number, seed_map in enumerate(seeds):
         for members, score in _cluster_class(
             embeddings, bandwidth, seed_map, seed_threshold, min_pixels, min_unclustered
         ):
             pixels.append(members)
-            sizes.append(len(members))
             scores.append(score)
             classes.append(number)
 
     count = len(pixels)
     scores = torch.stack(scores) if count else seeds.new_zeros(0)
     classes = torch.tensor(classes, dtype=torch.int64, device=seeds.device)
-    labels = torch.zeros(seeds[0].shape, dtype=torch.int32, device=seeds.device)
+    labels = torch.zeros(seeds.shape[1:], dtype=torch.int32, device=seeds.device)
     for k, members in enumerate(pixels):
         labels.view(-1)[members] = k + 1
-    if not return_masks:
-        return labels, scores, classes
-    masks = torch.zeros((count, *labels.shape), dtype=torch.bool, device=seeds.device)
-    for k, members in enumerate(pixels):
-        masks[k].view(-1)[members] = True
+    masks = torch.zeros((count if return_masks else 0, *labels.shape), dtype=torch.bool, device=seeds.device)
+    for mask, members in zip(masks, pixels):
+        mask.view(-1)[members] = True
     return labels, scores, classes, masks
 
 
@@ -99,3 +116,16 @@ def _check_shapes(embeddings: Tensor, bandwidth: Tensor, seeds: Tensor) -> None:
             "cluster takes embeddings [2, H, W], bandwidth [1 or 2, H, W] and seeds [C, H, W], but got "
             f"{list(embeddings.shape)}, {list(bandwidth.shape)} and {list(seeds.shape)}."
         )
+
+
+def _cluster_fake(embeddings, bandwidth, seeds, seed_threshold, min_pixels, min_unclustered, return_masks):
+    count = torch.library.get_ctx().new_dynamic_size()
+    labels = seeds.new_empty(seeds.shape[1:], dtype=torch.int32)
+    classes = seeds.new_empty(count, dtype=torch.int64)
+    masks = seeds.new_empty((count if return_masks else 0, *labels.shape), dtype=torch.bool)
+    return labels, seeds.new_empty(count), classes, masks
+
+
+OP = "spatial_embeddings::cluster"
+if native.load("spatial_embeddings"):
+    torch.library.register_fake(OP, _cluster_fake)
