@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from projects.checkpoint import Checkpointer
 from projects.config import setup_cfg, setup_run
 from projects.visualization.draw import confident, draw_prediction
+from projects.visualization.results import result_paths, write_picture
 
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
@@ -35,6 +37,10 @@ WINDOW = "demo (any key: next, q or Escape: quit)"
 
 class QuitError(Exception):
     """The user closed the window."""
+
+
+class InputError(Exception):
+    """A file is not the image or video that its name says, or is broken."""
 
 
 def find_inputs(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -82,34 +88,26 @@ def show(picture: np.ndarray, delay: int) -> None:
         raise QuitError
 
 
-def result_paths(inputs: list[str], folder: str, suffix: str = "") -> list[str]:
-    """Where each input's result goes: its own name in ``folder``, numbered where two inputs share one.
-
-    Args:
-        suffix: of the results; the input's own where empty.
-    """
-    taken: set[str] = set()
-    paths = []
-    for path in inputs:
-        stem, own_suffix = os.path.splitext(os.path.basename(path))
-        name, number = stem + (suffix or own_suffix), 1
-        while name in taken:
-            number += 1
-            name = f"{stem}_{number}{suffix or own_suffix}"
-        taken.add(name)
-        paths.append(os.path.join(folder, name))
-    return paths
+def build_predictor(cfg) -> DefaultPredictor:
+    """Detectron2's predictor; ValueError where MODEL.WEIGHTS lacks a weight of the model, which would be random."""
+    without_weights = cfg.clone()
+    without_weights.MODEL.WEIGHTS = ""
+    predictor = DefaultPredictor(without_weights)
+    Checkpointer(predictor.model, complete=True).load(cfg.MODEL.WEIGHTS)
+    return predictor
 
 
-def write_picture(path: str, picture: np.ndarray) -> None:
-    """Write an RGB picture; OSError where OpenCV can't."""
-    if not cv2.imwrite(path, picture[:, :, ::-1]):
-        raise OSError(f"{path} can't be written")
+def read_picture(path: str) -> np.ndarray:
+    """An image file as uint8 [H, W, 3], BGR. Raises InputError."""
+    try:
+        return read_image(path, format="BGR")
+    except Exception as error:  # Pillow has many, depending on where the file is broken
+        raise InputError(str(error)) from error
 
 
 def run_image(predictor: DefaultPredictor, path: str, metadata, threshold: float, output: str | None) -> None:
     """Draw the predictions of an image into the file ``output``, or a window."""
-    image = read_image(path, format="BGR")
+    image = read_picture(path)
     picture = draw_prediction(image[:, :, ::-1], predictor(image), metadata, threshold)
     if output:
         write_picture(output, picture)
@@ -131,7 +129,7 @@ def run_video(predictor: DefaultPredictor, path: str, metadata, threshold: float
     video = cv2.VideoCapture(path)
     size = int(video.get(cv2.CAP_PROP_FRAME_WIDTH)), int(video.get(cv2.CAP_PROP_FRAME_HEIGHT))
     if not video.isOpened() or min(size) <= 0:
-        raise OSError("it is no video that OpenCV can read")
+        raise InputError("it is no video that OpenCV can read")
     rate = video.get(cv2.CAP_PROP_FPS) or 25
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     writer = cv2.VideoWriter(output, cv2.VideoWriter_fourcc(*"mp4v"), rate, size) if output else None
@@ -184,7 +182,7 @@ def main() -> int:
         parser.error(f"--output {args.output} holds inputs, which results of the same name would replace")
     cfg = setup_cfg(args.config_file, args.opts, args.dataset)
     setup_run(cfg)
-    predictor = DefaultPredictor(cfg)
+    predictor = build_predictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "no dataset")
 
     jobs = [(run_image, images, ""), (run_video, videos, ".mp4")]
@@ -197,7 +195,7 @@ def main() -> int:
         for path, result in zip(progress, results):
             try:
                 run(predictor, path, metadata, args.threshold, result)
-            except (OSError, ValueError, SyntaxError) as error:  # what Pillow and OpenCV raise on a broken file
+            except InputError as error:
                 logger.error("%s is left out: %s", path, error)
                 failed += 1
             except QuitError:

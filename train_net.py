@@ -6,16 +6,20 @@
     train_net.py --config-file ... --dataset parts_train=train.json:images --dataset parts_val=val.json:images
 """
 
-import functools
 import os
+import weakref
 
+from projects.checkpoint import Checkpointer
 from projects.config import check_datasets, setup_cfg, setup_run
 from projects.data.dataset_mapper import build_dataset_mapper
+from projects.data.naming_mapper import NamingMapper
+from projects.data.training_data import load_training_data
+from projects.devices import choose_devices, distributed_on
 from projects.evaluation import build_evaluator
+from projects.files import drop_partial_line, explaining_full_disk
+from projects.finite_loss import FiniteLoss
 from projects.solver import build_lr_scheduler, build_optimizer
 
-import detectron2.engine.defaults
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
@@ -23,15 +27,36 @@ from detectron2.utils import comm
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's trainer; mapper, evaluator, optimizer and schedule are chosen by the config."""
+    """Detectron2's trainer; mapper, evaluator, optimizer and schedule are chosen by the config.
+
+    It may be stopped at any moment and resumed, and stops by itself where the loss is not finite.
+    """
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self._trainer.register_hooks([FiniteLoss(self._trainer.model)])
+
+    def build_hooks(self):
+        self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        return super().build_hooks()
+
+    def resume_or_load(self, resume=True):
+        self.checkpointer.remove_unfinished()
+        super().resume_or_load(resume)
+
+    def build_writers(self):
+        drop_partial_line(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
+        return super().build_writers()
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return build_detection_train_loader(cfg, mapper=build_dataset_mapper(cfg, is_train=True))
+        mapper = NamingMapper(build_dataset_mapper(cfg, is_train=True))
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=load_training_data(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        return build_detection_test_loader(cfg, dataset_name, mapper=build_dataset_mapper(cfg, is_train=False))
+        mapper = NamingMapper(build_dataset_mapper(cfg, is_train=False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
@@ -59,7 +84,7 @@ def setup(args):
 def evaluate(cfg, resume):
     """Evaluate the weights of MODEL.WEIGHTS or, with ``resume``, of the output folder's last checkpoint."""
     model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    Checkpointer(model, save_dir=cfg.OUTPUT_DIR, complete=True).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
@@ -68,18 +93,16 @@ def evaluate(cfg, resume):
 
 def train(cfg, resume):
     """Train, from the output folder's last checkpoint with ``resume``, and evaluate."""
-    if cfg.MODEL.DEVICE == "cpu":
-        # Detectron2 names a GPU to DistributedDataParallel, which takes none for a model on the CPU.
-        create_ddp_model = functools.partial(detectron2.engine.defaults.create_ddp_model, device_ids=None)
-        detectron2.engine.defaults.create_ddp_model = create_ddp_model
-    trainer = Trainer(cfg)
+    with distributed_on(cfg.MODEL.DEVICE):
+        trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer.train()
 
 
 def main(args):
     cfg = setup(args)
-    return evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
+    with explaining_full_disk(cfg.OUTPUT_DIR):
+        return evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
 
 
 def argument_parser():
@@ -98,4 +121,5 @@ def argument_parser():
 
 if __name__ == "__main__":
     args = argument_parser().parse_args()
+    choose_devices(setup_cfg(args.config_file, args.opts, args.dataset).MODEL.DEVICE)
     launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))

@@ -18,6 +18,8 @@ from detectron2.utils.logger import setup_logger
 
 from . import FALLBACK_FOLDER
 from .cityscapes_api import serve_inner_path
+from .config_errors import naming_source
+from .data import cityscapes_cars  # noqa: F401  registers them
 from .data.register import parse_dataset_flag, register_user_dataset, thing_class_count
 from .data.shapes import PRESETS
 from .data.shapes_catalog import register_shapes
@@ -59,14 +61,16 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = (), datasets: Sequenc
     cfg = get_cfg()
     add_projects_config(cfg)
     if config_file:
-        cfg.merge_from_file(config_file)
+        with naming_source(cfg, config_file):
+            cfg.merge_from_file(config_file)
     user_datasets = [parse_dataset_flag(flag) for flag in datasets]
     for user_dataset in user_datasets:
         register_user_dataset(*user_dataset)
     names = [name for name, _, _ in user_datasets]
     if names:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names[0],), (names[-1],)
-    cfg.merge_from_list(list(opts))
+    with naming_source(cfg):
+        cfg.merge_from_list(list(opts))
     key = NUM_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
     if names and key and key not in opts:
         cfg.merge_from_list([key, thing_class_count(cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)])

@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 
 import pytest
 import torch
@@ -8,6 +7,10 @@ import torch
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "configs/spatial_embeddings/shapes_demo.yaml"
+
+
+# Clustering what an untrained model predicts takes long.
+FINDS_NOTHING = {"MODEL.SPATIAL_EMBEDDINGS.SEED_THRESHOLD": 0.9999}
 
 
 def options(output, **more):
@@ -57,28 +60,11 @@ def test_train_evaluate_resume(run_script, weights, tmp_path):
     )  # fmt: skip
     assert table_of_segm(evaluated.stdout + evaluated.stderr) == table_of_segm(text)
 
-    resumed = run_script("train_net.py", "--config-file", CONFIG, "--resume", *options(output, **{"SOLVER.MAX_ITER": 6}))
+    more = {"SOLVER.MAX_ITER": 6}
+    resumed = run_script("train_net.py", "--config-file", CONFIG, "--resume", *options(output, **more))
     assert "Starting training from iteration 4" in resumed.stdout + resumed.stderr
     assert torch.load(output / "model_final.pth", weights_only=False)["iteration"] == 5
     assert max(logged_losses(output)) == 5
-
-
-def test_resuming_goes_on_with_optimizer_and_schedule(run_script, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = {"SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR", "SOLVER.STEPS": "(3,)", "DATASETS.TEST": "()"}
-    run_script("train_net.py", "--config-file", CONFIG, *options(whole, **settings))
-    state = torch.load(whole / "model_0000001.pth", weights_only=False)
-    parts.mkdir()
-    shutil.copy(whole / "model_0000001.pth", parts)
-    (parts / "last_checkpoint").write_text("model_0000001.pth")
-    run_script("train_net.py", "--config-file", CONFIG, "--resume", *options(parts, **settings))
-    end, resumed = (torch.load(x / "model_final.pth", weights_only=False) for x in (whole, parts))
-    assert resumed["iteration"] == end["iteration"] == 3 and state["iteration"] == 1
-    for state in (end, resumed):
-        optimizer = state["trainer"]["_trainer"]["optimizer"]
-        assert {int(x["step"]) for x in optimizer["state"].values()} == {4}
-    rates = [[g["lr"] for g in x["trainer"]["_trainer"]["optimizer"]["param_groups"]] for x in (end, resumed)]
-    assert rates[0] == rates[1]
 
 
 def test_ones_own_dataset_by_one_flag(run_script, small_root, tmp_path):
@@ -92,7 +78,7 @@ def test_ones_own_dataset_by_one_flag(run_script, small_root, tmp_path):
     annotations["categories"].append({"id": 55, "name": "unseen", "supercategory": "none"})
     (tmp_path / "mine.json").write_text(json.dumps(annotations))
     flag = f"mine={tmp_path / 'mine.json'}:{small_root / 'small/train'}"
-    pairs = options(tmp_path / "run", **{"SOLVER.MAX_ITER": 2})
+    pairs = options(tmp_path / "run", **{"SOLVER.MAX_ITER": 2}, **FINDS_NOTHING)
     del pairs[2:6]  # DATASETS.TRAIN and DATASETS.TEST
     result = run_script("train_net.py", "--config-file", CONFIG, "--dataset", flag, *pairs)
     assert "AP,AP50,AP75" in result.stdout + result.stderr
@@ -102,7 +88,8 @@ def test_ones_own_dataset_by_one_flag(run_script, small_root, tmp_path):
 
 def test_two_processes_share_the_work(run_script, tmp_path):
     result = run_script(
-        "train_net.py", "--config-file", CONFIG, "--num-gpus", 2, "--dist-url", "auto", *options(tmp_path / "run")
+        "train_net.py", "--config-file", CONFIG, "--num-gpus", 2, "--dist-url", "auto",
+        *options(tmp_path / "run", **FINDS_NOTHING),
     )
     assert "AP,AP50,AP75" in result.stdout + result.stderr
     assert (tmp_path / "run/model_final.pth").is_file()
@@ -121,7 +108,7 @@ def test_a_missing_dataset_says_where_it_was_looked_for(run_script, tmp_path):
     [
         ({"DATASETS.TRAIN": "('smal_train',)"}, "No dataset is called 'smal_train'. Did you mean small_train"),
         ({"MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES": 5}, "NUM_CLASSES is 5, but dataset 'small_train' has 3"),
-        ({"MODEL.SPATIAL_EMBEDDINGS.NUM_CLASES": 5}, "Non-existent key: MODEL.SPATIAL_EMBEDDINGS.NUM_CLASES"),
+        ({"MODEL.SPATIAL_EMBEDDINGS.NUM_CLASES": 5}, "NUM_CLASES in the command line. Did you mean MODEL.SPATIAL"),
     ],
 )
 def test_mistakes_are_explained_before_anything_starts(small_root, tmp_path, monkeypatch, change, message):

@@ -8,17 +8,16 @@ its internal maps side by side, one picture an image.
 
 import argparse
 import os
-from pathlib import Path
 
-import cv2
 import torch
 from tqdm import tqdm
 
+from projects.checkpoint import Checkpointer
 from projects.config import check_datasets, setup_cfg, setup_run
 from projects.data.dataset_mapper import build_dataset_mapper
 from projects.visualization import draw_ground_truth, draw_prediction, heat_map, panel_row
+from projects.visualization.results import result_paths, write_picture
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
@@ -51,13 +50,15 @@ def main() -> None:
     setup_run(cfg)
     model = build_model(cfg).eval()
     model.keep_internals = True
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    Checkpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
     mapper = build_dataset_mapper(cfg, is_train=False)
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)
 
     os.makedirs(args.output, exist_ok=True)
-    for record in tqdm(DatasetCatalog.get(name)[: args.num_images], desc="pictures", unit="image"):
+    records = DatasetCatalog.get(name)[: args.num_images]
+    paths = result_paths([record["file_name"] for record in records], args.output, ".png")
+    for record, path in zip(tqdm(records, desc="pictures", unit="image"), paths):
         image = read_image(record["file_name"], format="RGB")
         with torch.no_grad():
             (prediction,) = model([mapper(record)])
@@ -69,8 +70,7 @@ def main() -> None:
             "prediction": draw_prediction(image, prediction, metadata, args.threshold, scale),
             **internal_panels(prediction.get("internals", {})),
         }
-        picture = panel_row(panels, args.height)
-        cv2.imwrite(os.path.join(args.output, Path(record["file_name"]).stem + ".png"), picture[:, :, ::-1])
+        write_picture(path, panel_row(panels, args.height))
     print(f"Pictures are in {os.path.abspath(args.output)}")
 
 

@@ -6,6 +6,8 @@ Everything that can be wrong with it is found here, before anything starts.
 """
 
 import json
+import logging
+import math
 import os
 from collections import Counter
 from itertools import zip_longest
@@ -13,6 +15,8 @@ from typing import Iterable, Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+
+logger = logging.getLogger(__name__)
 
 EXAMPLES = 5  # of what is wrong, named in an error
 
@@ -115,7 +119,8 @@ def _read_json(name: str, json_file: str) -> dict:
             f"dataset {name}: {json_file} is not in COCO's instances format: it lacks the lists "
             + ", ".join(missing)
         )
-    empty = [key for key in lists if not content[key]]
+    # Without annotations there is nothing to train on, but much to evaluate: what is found where nothing is.
+    empty = [key for key in ("images", "categories") if not content[key]]
     if empty:
         raise ValueError(f"dataset {name}: {json_file} has no {' and no '.join(empty)}")
     return content
@@ -159,12 +164,58 @@ def _check_annotations(where: str, content: dict) -> None:
             + _some(f"category {category} (annotation {example})" for category, example in unknown.items())
             + f"; it lists {_some(sorted(categories))}"
         )
-    images = {image["id"] for image in content["images"]}
-    if not any(a["image_id"] in images for a in annotations):
+    images = {image["id"]: image for image in content["images"]}
+    strays = [a for a in annotations if a["image_id"] not in images]
+    if strays and len(strays) == len(annotations):
         raise ValueError(
             f"{where}: none of its annotations belongs to one of its images: their image_id are "
             f"{_some(dict.fromkeys(a['image_id'] for a in annotations))}, the images' id {_some(images)}"
         )
+    if strays:
+        logger.warning(
+            "%s: %d of %d annotations belong to none of its images and are left out: %s",
+            where, len(strays), len(annotations), _some(f"{a['id']} (image_id {a['image_id']})" for a in strays),
+        )  # fmt: skip
+    if annotations and not any(a.get("segmentation") for a in annotations):
+        raise ValueError(
+            f"{where}: none of its {len(annotations)} annotations has a mask ('segmentation': polygons or RLE)"
+        )
+    _check_shapes(where, [(a, images[a["image_id"]]) for a in annotations if a["image_id"] in images])
+
+
+def _check_shapes(where: str, pairs: list[tuple[dict, dict]]) -> None:
+    """Boxes and segmentations of annotations, each with its image. What lies outside the image is cut off later, and
+    what has no pixel left out: neither is an error."""
+    boxes = [a["id"] for a, _ in pairs if not _is_box(a["bbox"])]
+    if boxes:
+        raise ValueError(
+            f"{where}: 'bbox' must be 4 finite numbers, x, y, width, height; it is not in annotations {_some(boxes)}"
+        )
+    strange = [a["id"] for a, image in pairs if not _is_segmentation(a.get("segmentation"), image)]
+    if strange:
+        raise ValueError(
+            f"{where}: 'segmentation' must be a list of polygons [x, y, x, y, ...] or an RLE with 'counts' and the "
+            f"image's 'size' [height, width]; it is not in annotations {_some(strange)}"
+        )
+
+
+def _is_box(box) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+
+
+def _is_segmentation(segmentation, image: dict) -> bool:
+    """Whether it is one that can be read; polygons too short to be any are left out with a warning when read."""
+    if not segmentation:
+        return True  # a box alone
+    if isinstance(segmentation, dict):
+        return "counts" in segmentation and segmentation.get("size") == [image["height"], image["width"]]
+    return isinstance(segmentation, list) and all(
+        isinstance(polygon, list) and all(map(_is_number, polygon)) for polygon in segmentation
+    )
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _check_keys(where: str, kind: str, items: list, keys: Iterable[str]) -> None:

@@ -1,19 +1,16 @@
 """Evaluators, chosen by a dataset's metadata."""
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-    COCOEvaluator,
-    DatasetEvaluator,
-    SemSegEvaluator,
-)
+from detectron2.evaluation import CityscapesSemSegEvaluator, DatasetEvaluator, SemSegEvaluator
+
+from .cityscapes import CityscapesThingsEvaluator
+from .coco import COCOMaskEvaluator
 
 # By the ``evaluator_type`` of a dataset's metadata: name of the dataset, output folder -> evaluator.
 EVALUATORS = {
-    "coco": lambda name, folder: COCOEvaluator(name, output_dir=folder),
+    "coco": COCOMaskEvaluator,
     "sem_seg": lambda name, folder: SemSegEvaluator(name, distributed=True, output_dir=folder),
-    "cityscapes_instance": lambda name, folder: CityscapesInstanceEvaluator(name),
+    "cityscapes_instance": lambda name, folder: CityscapesThingsEvaluator(name),
     "cityscapes_sem_seg": lambda name, folder: CityscapesSemSegEvaluator(name),
 }
 

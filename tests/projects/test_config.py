@@ -4,6 +4,7 @@ import yaml
 
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import build_model
 
 from projects.config import add_projects_config, check_datasets, configs_dir, setup_cfg, setup_run
@@ -18,6 +19,15 @@ def test_every_config_builds_its_model(path):
     model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
+
+
+def test_the_second_stage_takes_every_weight_of_the_first():
+    first, second = (
+        setup_cfg(str(configs_dir() / f"spatial_embeddings/cityscapes_stage{k}.yaml"), ["MODEL.DEVICE", "cpu"])
+        for k in (1, 2)
+    )
+    assert second.MODEL.WEIGHTS == f"{first.OUTPUT_DIR}/model_final.pth"
+    build_model(second).load_state_dict(build_model(first).state_dict(), strict=True)
 
 
 def test_a_dumped_config_is_read_back_the_same(tmp_path):
@@ -70,6 +80,21 @@ def test_classes_that_do_not_fit_are_an_error(dataset):
         check_datasets(spatial_embeddings(3), [dataset])
 
 
+@pytest.mark.parametrize(
+    "classes, counts", [(["b", "a"], "2 and 2, first 'a' and 'b'"), (["a"], "2 and 1, first 'b' and None")]
+)
+def test_datasets_trained_on_and_evaluated_have_the_same_classes(dataset, classes, counts):
+    """Their number alone does not show that they are in another order."""
+    DatasetCatalog.register("other", lambda: [])
+    MetadataCatalog.get("other").set(evaluator_type="coco", thing_classes=classes)
+    try:
+        with pytest.raises(ValueError, match=f"'made' and 'other' have different thing classes: {counts}"):
+            check_datasets(spatial_embeddings(2), [dataset, "other"])
+    finally:
+        DatasetCatalog.remove("other")
+        MetadataCatalog.remove("other")
+
+
 def test_files_that_are_missing_are_named(dataset, tmp_path):
     (tmp_path / "annotations.json").unlink()
     with pytest.raises(FileNotFoundError, match="annotations.json.*DETECTRON2_DATASETS"):
@@ -84,9 +109,9 @@ def test_unknown_names_are_an_error(dataset):
 def test_evaluators_follow_the_metadata(dataset, tmp_path):
     metadata = MetadataCatalog.get(dataset)
     (tmp_path / "annotations.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    assert type(build_evaluator(dataset, str(tmp_path))).__name__ == "COCOEvaluator"
+    assert isinstance(build_evaluator(dataset, str(tmp_path)), COCOEvaluator)
     for kind, name in [
-        ("cityscapes_instance", "CityscapesInstanceEvaluator"),
+        ("cityscapes_instance", "CityscapesThingsEvaluator"),
         ("cityscapes_sem_seg", "CityscapesSemSegEvaluator"),
     ]:
         del metadata.evaluator_type

@@ -129,8 +129,8 @@ def _lacking(key, field):
     ("not json", "is not a JSON file"),
     ("[]", "lacks the lists images, annotations, categories"),
     (_without("categories"), "lacks the lists categories"),
-    ({**_content(), "annotations": []}, "has no annotations"),
-    ({**_content(), "images": [], "annotations": []}, "has no images and no annotations"),
+    ({**_content(), "images": []}, "has no images"),
+    ({**_content(), "images": [], "categories": []}, "has no images and no categories"),
     (_changed("categories", 1, id=7), "each category needs an id of its own.* 7$"),
     (_changed("categories", 1, id="7"), "category ids must be integers, found '7'"),
     (_changed("images", 1, id=4), "each image needs an id of its own.* 4$"),
@@ -141,6 +141,14 @@ def _lacking(key, field):
     (_lacking("categories", "name"), "1 categories have no 'name'"),
     ({**_content(), "annotations": [dict(a, image_id=99) for a in _content()["annotations"]]},
      "none of its annotations belongs to one of its images: their image_id are 99, the images' id"),
+    (_changed("annotations", bbox=[1, 2, 3]), "'bbox' must be 4 finite numbers.* annotations 1$"),
+    (_changed("annotations", bbox=[1, 2, 3, float("nan")]), "'bbox' must be 4 finite numbers.* annotations 1$"),
+    (_changed("annotations", bbox=None), "'bbox' must be 4 finite numbers.* annotations 1$"),
+    (_changed("annotations", 1, segmentation=[1, 2, 4, 2, 4, 6]), "'segmentation' must be .* annotations 2$"),
+    (_changed("annotations", 1, segmentation=[[1, 2, "x"]]), "'segmentation' must be .* annotations 2$"),
+    (_changed("annotations", 1, segmentation="mask.png"), "'segmentation' must be .* annotations 2$"),
+    (_changed("annotations", 1, segmentation={"counts": [600]}), "'segmentation' must be .* annotations 2$"),
+    (_changed("annotations", 1, segmentation={"counts": [600], "size": [30, 20]}), "'size' .* annotations 2$"),
 ])
 def test_what_is_wrong_with_the_json_is_said(data, name, content, said):
     json_file, images = data(copy.deepcopy(content))
@@ -148,6 +156,25 @@ def test_what_is_wrong_with_the_json_is_said(data, name, content, said):
         register_user_dataset(name, json_file, images)
     assert json_file in str(error.value) and name in str(error.value)
     assert name not in DatasetCatalog.list()
+
+
+@pytest.mark.parametrize("content", [
+    {**_content(), "annotations": []},
+    _changed("annotations", bbox=[-5, -5, 100, 0]),
+    _changed("annotations", bbox=[5.5, 5, -3, -4]),
+    _changed("annotations", segmentation=[]),
+    _changed("annotations", segmentation=[[1, 2, 3]]),
+    _changed("annotations", segmentation=[[-100, -100, 50, -100, 50, 50]]),
+    _changed("annotations", segmentation={"counts": [600], "size": [20, 30]}),
+])
+def test_what_can_be_cut_or_left_out_is_no_error(data, name, content):
+    assert register_user_dataset(name, *data(content)) == 3
+
+
+def test_annotations_of_no_image_are_named(data, name, caplog):
+    register_user_dataset(name, *data(_changed("annotations", 1, image_id=77)))
+    assert "1 of 2 annotations belong to none of its images and are left out: 2 (image_id 77)" in caplog.text
+    assert sum(len(record["annotations"]) for record in DatasetCatalog.get(name)) == 1
 
 
 def test_missing_files_are_named(data, name):

@@ -1,0 +1,70 @@
+"""What a training reads of its datasets: the images, with the annotations that a mask can be learnt from."""
+
+import logging
+
+from detectron2.data import get_detection_dataset_dicts
+
+logger = logging.getLogger(__name__)
+
+
+def load_training_data(cfg):
+    """The dataset dicts of ``DATASETS.TRAIN``, or the torch dataset that is registered in their place.
+
+    Annotations without a mask are left out, with a warning, and then, by ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``,
+    images without an object.
+
+    Raises:
+        ValueError: no annotation has a mask, no image is left, or the mapper can't take the masks.
+    """
+    records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    if not isinstance(records, list) or not any("annotations" in record for record in records):
+        return records
+    names = ", ".join(cfg.DATASETS.TRAIN)
+    records = _with_masks(records, names)
+    if cfg.INPUT.DATASET_MAPPER_NAME == "default" and cfg.INPUT.MASK_FORMAT == "polygon":
+        _check_polygons(records)
+    return _with_objects(records, names) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records
+
+
+def _with_masks(records: list[dict], names: str) -> list[dict]:
+    """The records without annotations that have no segmentation."""
+    boxes = [(x["file_name"], a) for x in records for a in x.get("annotations", []) if not a.get("segmentation")]
+    if not boxes:
+        return records
+    total = sum(len(record.get("annotations", [])) for record in records)
+    example = f"the box {list(boxes[0][1].get('bbox', []))} in {boxes[0][0]}"
+    if len(boxes) == total:
+        raise ValueError(
+            f"None of the {total} annotations of {names} has a mask ('segmentation': polygons or RLE), which training "
+            f"needs; see {example}."
+        )
+    logger.warning(
+        "%d of %d annotations of %s have no mask and are left out, such as %s", len(boxes), total, names, example
+    )
+    return [
+        {**record, "annotations": [a for a in record.get("annotations", []) if a.get("segmentation")]}
+        for record in records
+    ]
+
+
+def _check_polygons(records: list[dict]) -> None:
+    """Raise where a mask is an RLE, which Detectron2's mapper can't make a polygon of."""
+    for record in records:
+        if any(isinstance(annotation["segmentation"], dict) for annotation in record.get("annotations", [])):
+            raise ValueError(
+                f"INPUT.MASK_FORMAT is polygon, but {record['file_name']} has a mask in RLE. Set INPUT.MASK_FORMAT to "
+                "bitmask, which takes both."
+            )
+
+
+def _with_objects(records: list[dict], names: str) -> list[dict]:
+    """The records that have an object, crowds being none."""
+    kept = [x for x in records if not all(a.get("iscrowd", 0) for a in x.get("annotations", []))]
+    if not kept:
+        raise ValueError(
+            f"None of the {len(records)} images of {names} has an object to train on (crowds are none). Correct the "
+            "annotations, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS to False to train on background alone."
+        )
+    if len(kept) < len(records):
+        logger.info("%d of %d images of %s have objects; the others are left out", len(kept), len(records), names)
+    return kept
