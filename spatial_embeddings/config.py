@@ -11,6 +11,8 @@ def add_spatial_embeddings_config(cfg: CN) -> None:
 
     cfg.MODEL.SPATIAL_EMBEDDINGS = CN()
     method = cfg.MODEL.SPATIAL_EMBEDDINGS
+    # Batch norms normalise by the running statistics they have, in training too, and go on learning scale and bias.
+    method.FREEZE_BN_STATISTICS = False
     # Thing classes; one seed map for each.
     method.NUM_CLASSES = 8
     # A name in SPATIAL_EMBEDDINGS_HEAD_REGISTRY: "ERFNetHead" (one feature of stride 8) or "FPNHead".
@@ -37,9 +39,17 @@ def add_spatial_embeddings_config(cfg: CN) -> None:
     method.LOSS_SEED_WEIGHT = 1.0
     method.FOREGROUND_WEIGHT = 10.0
 
+    # Where inference takes the objects' centres from: the "seeds" of the seed maps or, as the paper's ablation does,
+    # the annotation, "ground_truth", which gives their bandwidth and class too and needs annotated images.
+    method.SAMPLING = "seeds"
     # Clustering: the lowest seed score in [0, 1] that starts an object.
     method.SEED_THRESHOLD = 0.9
     # An object has more pixels than this (at the network's input size).
     method.MIN_PIXELS = 128
     # More than this share of an object's pixels belongs to no object found before it.
     method.MIN_UNCLUSTERED = 0.5
+
+
+def samples_ground_truth(cfg: CN) -> bool:
+    """Whether inference needs the annotations too."""
+    return cfg.MODEL.SPATIAL_EMBEDDINGS.SAMPLING == "ground_truth"

@@ -14,11 +14,14 @@ from projects.data.label_maps import stack_label_maps
 from projects.postprocessing import resize_masks
 
 from .clustering import cluster
+from .ground_truth_sampling import check_ground_truth, gather_objects
 from .heads import build_embedding_head, build_seed_head
 from .loss import SpatialEmbeddingLoss, coordinate_grid, coordinate_step
 
 # Channels of the raw bandwidth that are predicted, by kind.
 BANDWIDTH_CHANNELS = {"fixed": 0, "scalar": 1, "elliptical": 2}
+# Where inference takes the objects' centres from.
+SAMPLINGS = ("seeds", "ground_truth")
 
 
 @META_ARCH_REGISTRY.register()
@@ -45,6 +48,8 @@ class SpatialEmbeddings(nn.Module):
         seed_threshold: float,
         min_pixels: int,
         min_unclustered: float,
+        sampling: str = "seeds",
+        freeze_bn_statistics: bool = False,
     ):
         """
         Args:
@@ -59,6 +64,9 @@ class SpatialEmbeddings(nn.Module):
             pixel_std: the image is divided by it, a channel.
             input_format: the channels' order, "RGB" or "BGR".
             seed_threshold, min_pixels, min_unclustered: see ``cluster``.
+            sampling: inference gathers objects around the seed maps' "seeds" or, "ground_truth", around the centres
+                of the annotated objects, see ``gather_objects``.
+            freeze_bn_statistics: batch norms keep their running statistics and use them in training too.
         """
         super().__init__()
         self.backbone = backbone
@@ -73,6 +81,8 @@ class SpatialEmbeddings(nn.Module):
         self.clustering = dict(
             seed_threshold=seed_threshold, min_pixels=min_pixels, min_unclustered=min_unclustered, return_masks=True
         )
+        self.sampling = sampling
+        self.freeze_bn_statistics = freeze_bn_statistics
         self.keep_internals = False
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -82,6 +92,8 @@ class SpatialEmbeddings(nn.Module):
         method = cfg.MODEL.SPATIAL_EMBEDDINGS
         if method.BANDWIDTH not in BANDWIDTH_CHANNELS:
             raise ValueError(f"The bandwidth must be one of {list(BANDWIDTH_CHANNELS)}, not {method.BANDWIDTH!r}.")
+        if method.SAMPLING not in SAMPLINGS:
+            raise ValueError(f"The sampling must be one of {list(SAMPLINGS)}, not {method.SAMPLING!r}.")
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
         return {
@@ -105,11 +117,22 @@ class SpatialEmbeddings(nn.Module):
             "seed_threshold": method.SEED_THRESHOLD,
             "min_pixels": method.MIN_PIXELS,
             "min_unclustered": method.MIN_UNCLUSTERED,
+            "sampling": method.SAMPLING,
+            "freeze_bn_statistics": method.FREEZE_BN_STATISTICS,
         }
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def train(self, mode: bool = True) -> "SpatialEmbeddings":
+        """Switch between training and inference; batch norms stay in inference where their statistics are frozen."""
+        super().train(mode)
+        if self.freeze_bn_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
@@ -117,8 +140,8 @@ class SpatialEmbeddings(nn.Module):
             batched_inputs: a dict for each image with
 
                 * image: [3, H, W], in the channel order and value range of ``INPUT.FORMAT``;
-                * in training instance_map and class_map, as ``LabelMapDatasetMapper`` makes them, or instances with
-                  gt_masks and gt_classes, as Detectron2's ``DatasetMapper`` does;
+                * in training and for ground-truth sampling instance_map and class_map, as ``LabelMapDatasetMapper``
+                  makes them, or instances with gt_masks and gt_classes, as Detectron2's ``DatasetMapper`` does;
                 * in inference height and width, those of the output; the image's own where absent.
 
         Returns:
@@ -127,15 +150,15 @@ class SpatialEmbeddings(nn.Module):
             sigma [1 or 2, h, w], the gaussian's standard deviation in pixels (of x, of y), at the network's resolution.
         """
         images = self.preprocess(batched_inputs)
+        label_maps = self.ground_truth(batched_inputs, images.tensor.shape[-2:])
         offsets, bandwidth, seeds = self.predict(images.tensor)
         if self.training:
-            instances, classes = stack_label_maps(batched_inputs, images.tensor.shape[-2:], self.device)
-            return self.loss(offsets, bandwidth, seeds, instances, classes)
+            return self.loss(offsets, bandwidth, seeds, *label_maps)
         results = []
         for index, (image_input, (height, width)) in enumerate(zip(batched_inputs, images.image_sizes)):
             maps = [x[index, :, :height, :width] for x in (offsets, bandwidth, seeds)]
             output_size = image_input.get("height", height), image_input.get("width", width)
-            results.append(self.inference(*maps, output_size))
+            results.append(self.inference(*maps, output_size, [x[index, :height, :width] for x in label_maps]))
         return results
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
@@ -144,6 +167,14 @@ class SpatialEmbeddings(nn.Module):
         return ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
+
+    def ground_truth(self, batched_inputs: list[dict], size: tuple[int, int]) -> Sequence[Tensor]:
+        """Instance and class maps, int64 [N, *size] each, where training or the sampling needs them; else nothing."""
+        if not self.training and self.sampling == "seeds":
+            return ()
+        if not self.training:
+            check_ground_truth(batched_inputs)
+        return stack_label_maps(batched_inputs, size, self.device)
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [N, 3, H, W] to offsets [N, 2, H, W], raw bandwidth [N, 1 or 2, H, W] and seed logits [N, C, H, W]."""
@@ -156,11 +187,24 @@ class SpatialEmbeddings(nn.Module):
             bandwidth = torch.full_like(offsets[:, :1], self.fixed_raw_bandwidth)
         return offsets, bandwidth, seeds
 
-    def inference(self, offsets: Tensor, bandwidth: Tensor, seeds: Tensor, output_size: tuple[int, int]) -> dict:
-        """Cluster one image's predictions (shapes as in ``predict``, without N) into instances of ``output_size``."""
-        offsets, bandwidth, seeds = offsets.float(), (10 * bandwidth.float()).exp(), seeds.float().sigmoid()
+    def inference(
+        self,
+        offsets: Tensor,
+        bandwidth: Tensor,
+        seeds: Tensor,
+        output_size: tuple[int, int],
+        label_maps: Sequence[Tensor] = (),
+    ) -> dict:
+        """Gather one image's predictions (shapes as in ``predict``, without N) into instances of ``output_size``;
+        ``label_maps``, instance and class map, are for ground-truth sampling."""
+        offsets, raw_bandwidth, seeds = offsets.float(), bandwidth.float(), seeds.float().sigmoid()
+        bandwidth = (10 * raw_bandwidth).exp()
         grid = coordinate_grid(*offsets.shape[-2:], self.grid_size, device=offsets.device)
-        _, scores, classes, masks = cluster(offsets + grid, bandwidth, seeds, **self.clustering)
+        if self.sampling == "ground_truth":
+            masks, classes = gather_objects(offsets, grid, raw_bandwidth, *label_maps, center=self.loss.center)
+            scores = seeds.new_ones(len(masks))
+        else:
+            _, scores, classes, masks = cluster(offsets + grid, bandwidth, seeds, **self.clustering)
 
         instances = Instances(output_size)
         instances.pred_masks = resize_masks(masks, output_size)

@@ -11,6 +11,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
+from ..methods import NEEDS_GROUND_TRUTH
 from .label_maps import label_maps
 from .object_crop import RandomObjectCrop
 
@@ -20,18 +21,27 @@ class LabelMapDatasetMapper:
 
     Beside "image" uint8 [3, H, W] the output has "instance_map" int32 [H, W] and "class_map" int16 [H, W] as
     ``projects.data.label_maps.label_maps`` makes them, crowds included. Objects that lose all their pixels are not in
-    the maps. In inference there is only the image.
+    the maps. In inference there is only the image, unless the method needs the ground truth there too.
     """
 
     @configurable
-    def __init__(self, *, is_train: bool, augmentations: Sequence[T.Augmentation], image_format: str):
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        ground_truth_in_test: bool = False,
+    ):
         """
         Args:
-            is_train: whether to make label maps.
+            is_train: whether to make label maps of every image.
             augmentations: applied to image and masks alike.
             image_format: the channels' order, "RGB" or "BGR".
+            ground_truth_in_test: whether to make label maps of annotated images in inference too.
         """
         self.is_train = is_train
+        self.ground_truth_in_test = ground_truth_in_test
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
 
@@ -40,13 +50,20 @@ class LabelMapDatasetMapper:
         augmentations = detection_utils.build_augmentation(cfg, is_train)
         if is_train and cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, _random_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        return {"is_train": is_train, "augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
+        needs_ground_truth = NEEDS_GROUND_TRUTH.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: False)
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "ground_truth_in_test": needs_ground_truth(cfg),
+        }
 
     def __call__(self, dataset_dict: dict) -> dict:
         dataset_dict = copy.deepcopy(dataset_dict)
         image = detection_utils.read_image(dataset_dict["file_name"], format=self.image_format)
         detection_utils.check_image_size(dataset_dict, image)
 
+        draws_maps = self.is_train or (self.ground_truth_in_test and "annotations" in dataset_dict)
         annotations = [x for x in dataset_dict.pop("annotations", []) if x.get("segmentation")]
         for annotation in annotations:
             annotation.pop("keypoints", None)  # whose flipping would need their names
@@ -56,7 +73,7 @@ class LabelMapDatasetMapper:
         transforms = self.augmentations(augmented)
         dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         dataset_dict.pop("sem_seg_file_name", None)
-        if self.is_train:
+        if draws_maps:
             size = augmented.image.shape[:2]
             dataset_dict["instance_map"], dataset_dict["class_map"] = _label_maps(annotations, transforms, size)
         return dataset_dict

@@ -76,6 +76,43 @@ def test_inference_needs_no_annotations(record):
     assert build_dataset_mapper(config(), is_train=False)(record)["image"].equal(out["image"])
 
 
+def ground_truth_config(min_size_test=0):
+    cfg = config()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SPATIAL_EMBEDDINGS.SAMPLING = "SpatialEmbeddings", "ground_truth"
+    cfg.INPUT.MIN_SIZE_TEST = min_size_test
+    return cfg
+
+
+def test_ground_truth_sampling_takes_the_label_maps_in_inference(record):
+    trained = build_dataset_mapper(config(), is_train=True)(record)
+    out = build_dataset_mapper(ground_truth_config(), is_train=False)(record)
+    assert "annotations" not in out and (out["height"], out["width"], out["image_id"]) == (12, 10, 1)
+    for name in ("image", "instance_map", "class_map"):
+        assert out[name].equal(trained[name]) and out[name].dtype == trained[name].dtype
+
+
+def test_label_maps_of_inference_are_resized_with_the_image(record):
+    tiny = np.zeros((12, 10), np.uint8, order="F")
+    tiny[2, 8] = 1
+    record["annotations"].append(
+        {**record["annotations"][1], "category_id": 3, "segmentation": mask_util.encode(tiny)}
+    )
+    out = build_dataset_mapper(ground_truth_config(20), is_train=False)(record)
+    assert out["image"].shape[1:] == out["instance_map"].shape == out["class_map"].shape == (24, 20)
+    assert (out["height"], out["width"]) == (12, 10)  # the output's size stays
+    assert (out["instance_map"] == 2).nonzero().aminmax(dim=0).max.tolist() == [21, 7]
+    assert (out["class_map"] == 3).sum() == (out["instance_map"] == 4).sum() == 4
+    halved = build_dataset_mapper(ground_truth_config(5), is_train=False)(record)
+    assert halved["instance_map"].unique().tolist() == [0, 1, 2]  # the object of one pixel is gone
+    assert 3 not in halved["class_map"]
+
+
+def test_without_annotations_there_are_no_label_maps_in_inference(record):
+    del record["annotations"]
+    out = build_dataset_mapper(ground_truth_config(), is_train=False)(record)
+    assert "instance_map" not in out and "class_map" not in out
+
+
 def test_an_image_without_annotations_trains_as_background(record):
     record["annotations"] = []
     out = build_dataset_mapper(config(), is_train=True)(record)

@@ -1,0 +1,103 @@
+import json
+import re
+
+import claims
+import pytest
+
+CLAIM = "spatial_embeddings_ablation"
+# A run of a few seconds.
+OPTS = [
+    "DATASETS.TRAIN", "('small_train',)", "DATASETS.TEST", "('small_val',)",
+    "MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES", 3, "MODEL.SPATIAL_EMBEDDINGS.FPN_HEAD_CHANNELS", 16,
+    "MODEL.FPN.OUT_CHANNELS", 16, "INPUT.CROP.SIZE", "(48, 48)", "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3,
+]  # fmt: skip
+
+
+@pytest.fixture
+def run_here(small_root, monkeypatch, capsys):
+    """Run the tool in this process: run_here(*arguments) -> (what it printed, the message it ended with or "")."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(small_root))
+
+    def run(*arguments):
+        message = ""
+        try:
+            claims.main([str(x) for x in arguments])
+        except (SystemExit, KeyError, ValueError, AssertionError) as error:
+            message = str(error)
+        printed = capsys.readouterr()
+        return printed.out, message + printed.err
+
+    return run
+
+
+def rows_of(text):
+    """Row title to its cells, of the markdown table in a text."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines[2:]}
+
+
+def result_of(folder):
+    """The evaluation's results in a run's metrics.json."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return next(line for line in lines if "segm/AP" in line)
+
+
+def test_the_ablation_trains_each_row_once_and_prints_its_table(run_script, run_here, tmp_path):
+    names = ["fixed_centroid", "elliptical_learnt"]
+    arguments = [CLAIM, "--output", tmp_path, "--seeds", 4, "--rows", *names, "--opts", *OPTS]
+    rows = rows_of(run_script("tools/claims.py", *arguments).stdout)
+    assert list(rows) == ["fixed bandwidth, centroid centre", "elliptical bandwidth, learnt centre"]
+    for cells, name, paper in zip(rows.values(), names, ("28.0", "40.5")):
+        folder = tmp_path / f"{name}_seed4"
+        result = result_of(folder)
+        assert cells[:3] == [paper, f"{result['segm/AP']:.1f}", f"{result['segm/AP50']:.1f}"]
+        assert re.fullmatch(r"\d+\.\d", cells[3])
+        config = (folder / "config.yaml").read_text()
+        bandwidth, center = name.split("_")
+        assert f"BANDWIDTH: {bandwidth}\n" in config and f"CENTER: {center}\n" in config
+        assert "SAMPLING: ground_truth\n" in config and "SEED: 4\n" in config
+
+    # Finished runs are read, not run: the table shows what their files say now, and the files stay as they are.
+    metrics = tmp_path / "fixed_centroid_seed4/metrics.json"
+    with metrics.open("a") as file:
+        file.write(json.dumps({**result_of(metrics.parent), "segm/AP": 61.26, "segm/AP50": 88.0}) + "\n")
+    before = metrics.read_bytes()
+    printed, _ = run_here(*arguments)
+    again = rows_of(printed)
+    assert again["fixed bandwidth, centroid centre"][1:3] == ["61.3", "88.0"]
+    assert again["elliptical bandwidth, learnt centre"] == rows["elliptical bandwidth, learnt centre"]
+    assert metrics.read_bytes() == before
+
+    _, message = run_here(*arguments, "SOLVER.BASE_LR", 0.5)
+    assert "fixed_centroid_seed4 holds a run of" in message and "another --output" in message
+
+
+def test_a_failing_run_shows_the_end_of_its_log(run_here, tmp_path):
+    printed, message = run_here(
+        CLAIM, "--output", tmp_path, "--rows", "scalar_learnt", "--opts", *OPTS, "SOLVER.OPTIMIZER", "NEWTON"
+    )
+    assert "NEWTON" in message and "scalar_learnt_seed1 failed with exit status 1" in message
+    assert not rows_of(printed)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--opts", *OPTS, "DATASETS.TEST", "('nothing_val',)"], "No dataset is called 'nothing_val'"),
+        (["--opts", *OPTS, "MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES", 5], "NUM_CLASSES is 5, .* 'small_train' has 3"),
+        (["--rows", "round_learnt"], "no row .* round_learnt; rows: fixed_centroid, scalar_centroid"),
+        (["--opts", *OPTS, "MODEL.NO_SUCH_KEY", 1], "NO_SUCH_KEY"),
+    ],
+)
+def test_mistakes_are_explained_before_anything_trains(run_here, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    printed, explained = run_here(CLAIM, *arguments)
+    assert re.search(message, explained) and not printed and not list(tmp_path.iterdir())
+
+
+def test_seeds_are_summed_up_by_mean_and_sample_standard_deviation():
+    row = claims.ABLATION_ROWS["scalar_learnt"]
+    claim = claims.Claim("some.yaml", {"a": row}, "paper")
+    runs = [{"segm/AP": ap, "segm/AP50": 70.04, "minutes": 3.0} for ap in (41.0, 43.0, 45.0)]
+    (cells,) = rows_of(claims.table(claim, {"a": runs})).values()
+    assert cells == ["39.5", "43.0 ± 2.0", "70.0 ± 0.0", "3.0 ± 0.0"]

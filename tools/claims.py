@@ -1,0 +1,176 @@
+#!/usr/bin/env python
+"""Repeat a claim of a paper on data at hand: train what it compares, and print its table beside the paper's figures.
+
+    tools/claims.py spatial_embeddings_ablation --seeds 1 2 3 --output output/claims/ablation
+    tools/claims.py spatial_embeddings_ablation --seeds 1 --rows scalar_learnt --opts SOLVER.MAX_ITER 20
+
+Every run is a ``train_net.py`` of its own in a folder of its own. Runs that are finished are not run again and an
+interrupted one goes on, so the same command may be given until the table is there.
+"""
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+from projects.config import check_datasets, configs_dir, setup_cfg
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG_TAIL = 30  # lines of a failed run's output that are shown
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: what the config changes for it, and the paper's figure."""
+
+    title: str
+    opts: tuple[str, ...]
+    paper: float | None = None
+
+
+def ablation_row(bandwidth: str, center: str, paper_ap: float | None = None, **more: float) -> Row:
+    keys = {"BANDWIDTH": bandwidth, "CENTER": center, **more}
+    opts = [str(x) for key, value in keys.items() for x in (f"MODEL.SPATIAL_EMBEDDINGS.{key}", value)]
+    title = f"{bandwidth} bandwidth, {center} centre" + "".join(f", {key} {value:g}" for key, value in more.items())
+    return Row(title, tuple(opts), paper_ap)
+
+
+# Neven et al., CVPR 2019, Table 1: AP on Cityscapes val with ground-truth sampling. Last, beside the paper's rows, a
+# margin that is narrow for most objects: what choosing it well is worth.
+ABLATION_ROWS = {
+    "fixed_centroid": ablation_row("fixed", "centroid", 28.0),
+    "scalar_centroid": ablation_row("scalar", "centroid", 38.7),
+    "scalar_learnt": ablation_row("scalar", "learnt", 39.5),
+    "elliptical_centroid": ablation_row("elliptical", "centroid", 39.1),
+    "elliptical_learnt": ablation_row("elliptical", "learnt", 40.5),
+    "narrow_centroid": ablation_row("fixed", "centroid", FIXED_MARGIN=4.0),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Rows to be trained with one config that differ in a few keys, compared by their mask AP."""
+
+    config: str
+    rows: dict[str, Row]
+    paper_column: str
+
+
+CLAIMS = {
+    "spatial_embeddings_ablation": Claim(
+        "spatial_embeddings/shapes_ablation.yaml", ABLATION_ROWS, "paper's AP (Cityscapes val)"
+    )
+}
+
+
+def finished_run(folder: Path) -> dict | None:
+    """What a run's last evaluation wrote, by name ("segm/AP", ...), or None before there is one."""
+    metrics, weights = folder / "metrics.json", folder / "model_final.pth"
+    if not (metrics.is_file() and weights.is_file()):
+        return None
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return next((line for line in reversed(lines) if "segm/AP" in line), None)
+
+
+def train(folder: Path, config_file: Path, opts: Sequence[str]) -> dict:
+    """Train and evaluate in ``folder``, or go on there, unless that is done.
+
+    Returns:
+        the last evaluation's results by name, and "minutes" of all the processes it took.
+
+    Raises:
+        SystemExit: the run failed, or the folder holds one with other options.
+    """
+    record = folder / "run.json"
+    run = {"config": config_file.name, "opts": list(opts), "minutes": 0.0}
+    if record.is_file():
+        earlier = json.loads(record.read_text())
+        if any(earlier[key] != run[key] for key in ("config", "opts")):
+            raise SystemExit(
+                f"{folder} holds a run of {earlier['config']} with {' '.join(earlier['opts'])}, not of {run['config']} "
+                f"with {' '.join(opts)}. Give another --output, or remove the folder."
+            )
+        run = earlier
+    if finished_run(folder) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(run))
+        start = time.monotonic()
+        try:
+            _train_net(folder, config_file, opts)
+        finally:
+            run["minutes"] += (time.monotonic() - start) / 60
+            record.write_text(json.dumps(run))
+    results = finished_run(folder)
+    if results is None:
+        raise SystemExit(f"{folder}/metrics.json has no mask AP: the run evaluates nothing.")
+    return {**results, "minutes": run["minutes"]}
+
+
+def _train_net(folder: Path, config_file: Path, opts: Sequence[str]) -> None:
+    """Run ``train_net.py``, which resumes what it finds in ``folder``; its output goes to output.txt there."""
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config_file), "--resume"]
+    output = folder / "output.txt"
+    with output.open("w") as file:
+        failed = subprocess.run([*command, *opts, "OUTPUT_DIR", str(folder)], stdout=file, stderr=subprocess.STDOUT)
+    if failed.returncode:
+        tail = "\n".join(output.read_text().splitlines()[-LOG_TAIL:])
+        raise SystemExit(f"{tail}\n\nThe run in {folder} failed with exit status {failed.returncode}; see {output}.")
+
+
+def summary(values: Sequence[float]) -> str:
+    """Mean and, of more than one, sample standard deviation."""
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def table(claim: Claim, results: dict[str, list[dict]]) -> str:
+    """The claim's table in markdown; ``results`` has the runs of every row that was trained."""
+    headers = ["", claim.paper_column, "mask AP", "mask AP50", "minutes a run"]
+    lines = [
+        [claim.rows[name].title, "" if claim.rows[name].paper is None else f"{claim.rows[name].paper:.1f}"]
+        + [summary([run[key] for run in runs]) for key in ("segm/AP", "segm/AP50", "minutes")]
+        for name, runs in results.items()
+    ]
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claim", choices=CLAIMS, help="which claim")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one run a row for each")
+    parser.add_argument("--rows", nargs="+", help="only these rows, by name")
+    parser.add_argument("--output", type=Path, help="folder of the runs, output/claims/CLAIM if not given")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over every run's config")
+    args = parser.parse_args(arguments)
+    claim = CLAIMS[args.claim]
+    names = args.rows or list(claim.rows)
+    if unknown := set(names) - set(claim.rows):
+        parser.error(f"no row of {args.claim} is called {', '.join(sorted(unknown))}; rows: {', '.join(claim.rows)}")
+
+    config_file = configs_dir() / claim.config
+    cfg = setup_cfg(str(config_file), args.opts)
+    check_datasets(cfg, cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
+    output = args.output or Path("output/claims", args.claim)
+    results: dict[str, list[dict]] = {name: [] for name in names}
+    # Seed by seed, so that an interrupted command has compared all rows as far as it came.
+    for seed in args.seeds:
+        for name in names:
+            opts = [*claim.rows[name].opts, *args.opts, "SEED", str(seed)]
+            run = train(output / f"{name}_seed{seed}", config_file, opts)
+            results[name].append(run)
+            print(f"{name}, seed {seed}: mask AP {run['segm/AP']:.1f}, {run['minutes']:.1f} min", file=sys.stderr)
+    print(f"\n{', '.join(cfg.DATASETS.TEST)}, {cfg.SOLVER.MAX_ITER} iterations, seeds {args.seeds}\n")
+    print(table(claim, results))
+
+
+if __name__ == "__main__":
+    # Terminated like this it ends its run too, which would otherwise go on and meet the one that resumes it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))
+    main()
