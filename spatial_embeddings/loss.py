@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projects.data.label_maps import IGNORED
+from projects.data.label_maps import BACKGROUND, IGNORED
 
-from .lovasz import lovasz_hinge
+from .instance_hinge import gaussian, instance_hinge
 
 CENTERS = ("centroid", "learnt")
 
@@ -56,8 +56,8 @@ class SpatialEmbeddingLoss(nn.Module):
             bandwidth: float [N, S, H, W], raw s, with S = 1 (circular) or 2 (for x, for y).
             seeds: float [N, C, H, W], logits.
             instances: int64 [N, H, W], an object's number or 0 where there is none.
-            classes: int64 [N, H, W], 0..C−1, −1 background, −2 ignored. A pixel of class c without an object (a crowd)
-                says nothing about seed map c and must be 0 in the others.
+            classes: int64 [N, H, W], 0..C−1, −1 background, −2 ignored, wherever it lies. A pixel of class c without
+                an object (a crowd) says nothing about seed map c and must be 0 in the others.
 
         Returns:
             ``loss_instance``, ``loss_variance``, ``loss_seed``: weighted, averaged over objects or pixels in each image
@@ -65,45 +65,56 @@ class SpatialEmbeddingLoss(nn.Module):
         """
         with torch.autocast(offsets.device.type, enabled=False):
             grid = coordinate_grid(*offsets.shape[-2:], self.grid_size, device=offsets.device)
-            images = zip(offsets.float(), bandwidth.float(), seeds.float().sigmoid(), instances, classes)
-            losses = [self._image_loss(grid, *image) for image in images]
-            means = torch.stack(losses).mean(dim=0)
-        return {name: weight * value for (name, weight), value in zip(self.weights.items(), means)}
+            images = zip(offsets.float(), bandwidth.float(), instances, classes)
+            instance_losses, variance_losses, phis = zip(*(self._image_losses(grid, *image) for image in images))
+            losses = {
+                "loss_instance": torch.stack(instance_losses).mean(),
+                "loss_variance": torch.stack(variance_losses).mean(),
+                "loss_seed": self._seed_loss(seeds.float(), torch.stack(phis), instances, classes),
+            }
+        return {name: self.weights[name] * value for name, value in losses.items()}
 
-    def _image_loss(self, grid, offsets, bandwidth, seeds, instances, classes) -> Tensor:
-        """The three terms of one image, [3]."""
-        pixels = (instances > 0).flatten().nonzero().squeeze(1)  # [P], those of all objects
-        numbers, owner = instances.flatten()[pixels].unique(return_inverse=True)  # [K], [P]
-        embeddings = (offsets + grid).flatten(1)  # [2, HW]
-        raw = bandwidth.flatten(1)[:, pixels]  # [S, P]
+    def _image_losses(self, grid, offsets, bandwidth, instances, classes) -> tuple[Tensor, Tensor, Tensor]:
+        """One image's loss_instance and loss_variance, and phi [H, W] of the objects' pixels, to their own object."""
+        is_object = (instances > 0) & (classes != IGNORED)
+        pixels = is_object.flatten().nonzero().squeeze(1)  # [P]
+        objects, count = _enumerate(instances.flatten()[pixels])  # [P], the pixels' objects in 0..K−1
+        embeddings = offsets + grid
+        points = embeddings.flatten(1).index_select(1, pixels)
+        attracted = points if self.center == "learnt" else grid.flatten(1)[:, pixels]
+        raw = bandwidth.flatten(1).index_select(1, pixels)  # [S, P]
 
-        attracted = grid.flatten(1) if self.center == "centroid" else embeddings
-        centers = _group_mean(attracted[:, pixels], owner, len(numbers))  # [2, K]
-        raw_mean = _group_mean(raw, owner, len(numbers))  # [S, K]
-
+        centers = _group_mean(attracted, objects, count)  # [2, K]
+        raw_mean = _group_mean(raw, objects, count)  # [S, K]
         precision = torch.exp(10 * raw_mean)
-        distance = ((embeddings[:, None] - centers[..., None]) ** 2 * precision[..., None]).sum(0)
-        phi = torch.exp(-distance)  # [K, HW]
-        masks = instances.flatten() == numbers[:, None]  # [K, HW]
+        owner = torch.where(classes == IGNORED, IGNORED, BACKGROUND).int()
+        owner[is_object] = objects.int()
+        instance_loss = instance_hinge(embeddings, centers, precision, owner)
 
-        # A logit of −1 outside the object costs nothing: ignored pixels may lie anywhere.
-        logits = torch.where(classes.flatten() == IGNORED, -1.0, 2 * phi - 1)
-        instance_loss = _mean(lovasz_hinge(logits, masks))
-        spread = (raw - raw_mean.detach()[:, owner]) ** 2
-        variance_loss = _mean(_group_mean(spread, owner, len(numbers)))
-        target = torch.zeros_like(seeds[0]).flatten()
-        target[pixels] = phi.detach()[owner, pixels]
-        seed_loss = self._seed_loss(seeds.flatten(1), target, instances.flatten(), classes.flatten())
-        return torch.stack([instance_loss, variance_loss, seed_loss])
+        spread = (raw - raw_mean.detach()[:, objects]) ** 2
+        variance_loss = _mean(_group_mean(spread, objects, count))
 
-    def _seed_loss(self, seeds: Tensor, target: Tensor, instances: Tensor, classes: Tensor) -> Tensor:
-        """Squared error of seeds [C, HW] to ``target`` in a pixel's own class and to 0 in the others, a pixel."""
-        own = classes == torch.arange(len(seeds), device=classes.device)[:, None]  # [C, HW]
-        has_object = (instances > 0).float()
-        weight = torch.where(own, self.foreground_weight * has_object, 1.0)
-        weight = weight * (classes != IGNORED)
-        error = (seeds - torch.where(own, target, 0.0)) ** 2
-        return (weight * error).sum() / (classes != IGNORED).sum().clamp(min=1)
+        phi = torch.zeros_like(grid[0])
+        phi[is_object] = gaussian(*(x.detach() for x in (points, centers[:, objects], precision[:, objects])))
+        return instance_loss, variance_loss, phi
+
+    def _seed_loss(self, seeds: Tensor, phi: Tensor, instances: Tensor, classes: Tensor) -> Tensor:
+        """Squared error of the seeds, logits [N, C, H, W], to phi [N, H, W] where an object is in the map of its class,
+        and to 0 elsewhere; averaged over an image's pixels, then the images."""
+        ignored = classes == IGNORED
+        counted = (~ignored).flatten(1).sum(dim=1).clamp(min=1)  # [N]
+        own = classes[:, None] == torch.arange(seeds.shape[1], device=classes.device)[:, None, None]
+
+        # A logit of −∞ costs nothing. Nothing of the maps' size is kept but these seeds.
+        others = torch.where(own | ignored[:, None], -torch.inf, seeds).sigmoid()
+        zero = others.new_zeros(()).expand_as(others)
+        total = (F.mse_loss(others, zero, reduction="none").flatten(1).sum(dim=1) / counted).sum()
+
+        is_object = (instances > 0) & (classes >= 0)
+        image, y, x = is_object.nonzero(as_tuple=True)
+        error = (seeds[image, classes[is_object], y, x].sigmoid() - phi[is_object]) ** 2
+        total = total + self.foreground_weight * (error / counted[image]).sum()
+        return total / len(seeds)
 
 
 def coordinate_step(grid_size: tuple[int, int]) -> tuple[float, float]:
@@ -125,10 +136,21 @@ def coordinate_grid(height: int, width: int, grid_size: tuple[int, int], device=
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))
 
 
+def _enumerate(numbers: Tensor) -> tuple[Tensor, int]:
+    """Objects in 0..K−1, in the order of their numbers, for the numbers [P] of their pixels, and K."""
+    # Neighbours mostly share an object: sorting the runs is quicker than sorting the pixels.
+    runs, run = numbers.unique_consecutive(return_inverse=True)
+    distinct, objects = runs.unique(return_inverse=True)
+    return objects[run], len(distinct)
+
+
 def _group_mean(values: Tensor, owner: Tensor, groups: int) -> Tensor:
-    """Mean of values [D, P] over the pixels of each group, [D, groups]."""
-    total = values.new_zeros(len(values), groups).index_add(1, owner, values)
-    return total / owner.bincount(minlength=groups).clamp(min=1)
+    """Mean of values [D, P] over the pixels of each group, [D, groups].
+
+    Summed in double precision: in single, the sum over a million pixels rounds what is added to it to a few bits.
+    """
+    total = values.new_zeros(len(values), groups, dtype=torch.float64).index_add(1, owner, values.double())
+    return (total / owner.bincount(minlength=groups).clamp(min=1)).to(values.dtype)
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -1,54 +1,20 @@
 import pytest
 import torch
 
-from spatial_embeddings.loss import SpatialEmbeddingLoss, coordinate_grid
-from spatial_embeddings.lovasz import lovasz_hinge
+from spatial_embeddings import instance_hinge
+from spatial_embeddings.loss import SpatialEmbeddingLoss, _group_mean, coordinate_grid
+from tests.spatial_embeddings import plain_definition
 
 GRID = (24, 32)
 
 
-def plain_loss(offsets, bandwidth, seeds, instances, classes, center="learnt", weights=(1, 10, 1), foreground=10):
-    """The definition, object by object and pixel by pixel set, in the precision of its inputs."""
-    totals = []
-    for b in range(len(offsets)):
-        height, width = instances[b].shape
-        x = torch.arange(width, dtype=offsets.dtype) * (GRID[1] / GRID[0]) / (GRID[1] - 1)
-        y = torch.arange(height, dtype=offsets.dtype) / (GRID[0] - 1)
-        grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
-        embeddings = offsets[b] + grid
-        probabilities = 1 / (1 + torch.exp(-seeds[b]))
-        targets = torch.zeros_like(probabilities)
-        instance_terms, variance_terms = [], []
-        for number in sorted(set(instances[b].flatten().tolist()) - {0}):
-            mask = instances[b] == number
-            points = (embeddings if center == "learnt" else grid)[:, mask]
-            mean_center = points.mean(dim=1)
-            raw = bandwidth[b][:, mask]
-            s = raw.mean(dim=1)
-            squared = (embeddings - mean_center[:, None, None]) ** 2
-            factor = torch.exp(10 * s)
-            phi = torch.exp(-(squared[0] * factor[0] + squared[1] * factor[-1]))
-            counted = classes[b] != -2
-            instance_terms.append(lovasz_hinge((2 * phi - 1)[counted][None], mask[counted][None])[0])
-            variance_terms.append(((raw - s.detach()[:, None]) ** 2).mean())
-            for c in range(len(targets)):
-                chosen = mask & (classes[b] == c)
-                targets[c][chosen] = phi.detach()[chosen]
-        seed_term = 0
-        for c in range(len(targets)):
-            for i in range(height):
-                for j in range(width):
-                    own, has_object = classes[b, i, j] == c, instances[b, i, j] > 0
-                    if classes[b, i, j] == -2 or (own and not has_object):
-                        continue
-                    weight = foreground if own else 1
-                    seed_term = seed_term + weight * (probabilities[c, i, j] - targets[c, i, j]) ** 2
-        seed_term = seed_term / (classes[b] != -2).sum()
-        zero = offsets.sum() * 0
-        terms = [torch.stack(t).mean() if t else zero for t in (instance_terms, variance_terms)] + [seed_term]
-        totals.append(terms)
-    names = ("loss_instance", "loss_variance", "loss_seed")
-    return {n: w * sum(t[k] for t in totals) / len(totals) for k, (n, w) in enumerate(zip(names, weights))}
+@pytest.fixture(params=["native", "reference"])
+def implementation(request, monkeypatch):
+    """The loss with the native op and with its reference."""
+    if request.param == "reference":
+        monkeypatch.setattr(instance_hinge.native, "has_kernel", lambda op, device: False)
+    elif not instance_hinge.native.has_kernel(instance_hinge.OP, torch.device("cpu")):
+        pytest.skip("the native ops are not built: python setup.py build_ext --inplace")
 
 
 def random_case(channels=2, num_classes=3, height=18, width=22, seed=0):
@@ -67,21 +33,83 @@ def random_case(channels=2, num_classes=3, height=18, width=22, seed=0):
     return offsets, bandwidth, seeds, instances, classes
 
 
-@pytest.mark.parametrize("center", ["learnt", "centroid"])
-@pytest.mark.parametrize("channels", [1, 2])
-def test_value_and_gradient_equal_the_plain_definition(center, channels):
-    case = random_case(channels)
+def assert_equals_the_definition(case, center="learnt"):
+    """Value and gradients, to the definition's in double precision."""
     inputs = [x.clone().requires_grad_() for x in case[:3]]
     exact = [x.double().requires_grad_() for x in case[:3]]
     losses = SpatialEmbeddingLoss(grid_size=GRID, center=center)(*inputs, *case[3:])
-    expected = plain_loss(*exact, *case[3:], center=center)
+    grid = coordinate_grid(*case[3].shape[1:], GRID).double()
+    expected = plain_definition.loss(grid, *exact, *case[3:], center=center)
     assert list(losses) == ["loss_instance", "loss_variance", "loss_seed"]
     for name, value in expected.items():
-        assert losses[name].item() == pytest.approx(value.item(), abs=1e-4)
+        assert losses[name].item() == pytest.approx(value.item(), abs=1e-5)
     sum(losses.values()).backward()
     sum(expected.values()).backward()
     for x, y in zip(inputs, exact):
-        torch.testing.assert_close(x.grad.double(), y.grad, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(x.grad.double(), y.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("center", ["learnt", "centroid"])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.usefixtures("implementation")
+def test_value_and_gradient_equal_the_plain_definition(center, channels):
+    assert_equals_the_definition(random_case(channels), center)
+
+
+@pytest.mark.usefixtures("implementation")
+def test_where_the_gaussians_cover_the_image():
+    offsets, bandwidth, *rest = random_case()
+    assert_equals_the_definition((offsets, bandwidth * 0.1, *rest))
+
+
+@pytest.mark.usefixtures("implementation")
+def test_ignored_pixels_belong_to_nothing():
+    """Inside an object, a whole object, and a whole image of them."""
+    case = random_case()
+    case[4][0, 3:6, 3:8], case[4][0, 4, 15] = -2, -2
+    assert_equals_the_definition(case)
+    case[4][1] = -2
+    assert_equals_the_definition(case)
+
+
+@pytest.mark.usefixtures("implementation")
+def test_predictions_at_ignored_pixels_are_not_looked_at():
+    case = random_case()
+    expected = SpatialEmbeddingLoss(grid_size=GRID)(*case)
+    for prediction in case[:3]:
+        prediction[1, :, :, 20:] = float("nan")
+        prediction.requires_grad_()
+    losses = SpatialEmbeddingLoss(grid_size=GRID)(*case)
+    sum(losses.values()).backward()
+    assert losses == expected and all(x.grad.isfinite().all() for x in case[:3])
+
+
+def test_objects_may_have_any_numbers():
+    case = random_case()
+    renumbered = torch.where(case[3] > 0, 2**40 - case[3] ** 3, 0)
+    losses = SpatialEmbeddingLoss(grid_size=GRID)(*case[:3], renumbered, case[4])
+    for name, value in SpatialEmbeddingLoss(grid_size=GRID)(*case).items():
+        torch.testing.assert_close(losses[name], value)
+
+
+def test_an_object_of_no_class_has_no_seeds():
+    offsets, bandwidth, seeds, instances, classes = random_case()
+    classes[0, 2:9, 3:12] = -1
+    assert_equals_the_definition((offsets, bandwidth, seeds, instances, classes))
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.usefixtures("implementation")
+def test_a_prediction_that_is_nan_is_seen_in_the_loss(position):
+    case = random_case()
+    case[position][0, 0, 4, 6] = float("nan")
+    assert sum(SpatialEmbeddingLoss(grid_size=GRID)(*case).values()).isnan()
+
+
+def test_means_over_a_million_pixels_keep_their_digits():
+    values = torch.full((1, 2**20), 0.9123)
+    mean = _group_mean(values, torch.zeros(2**20, dtype=torch.int64), 1)
+    assert mean.dtype == torch.float32 and mean.item() == pytest.approx(0.9123, abs=1e-7)
 
 
 def test_weights_scale_their_terms():

@@ -3,7 +3,8 @@ import itertools
 import pytest
 import torch
 
-from spatial_embeddings.lovasz import jaccard_gradient, lovasz_hinge
+from spatial_embeddings.lovasz import jaccard_growth, lovasz_hinge
+from tests.spatial_embeddings import plain_definition
 
 
 def jaccard_loss(wrong: set, truth: set) -> float:
@@ -11,40 +12,57 @@ def jaccard_loss(wrong: set, truth: set) -> float:
     return 1 - len(truth - wrong) / len(truth | wrong) if truth | wrong else 0.0
 
 
+def one_object(errors, own):
+    return lovasz_hinge(errors, own, torch.zeros(len(own), dtype=torch.int64), own.sum()[None])[0]
+
+
 @pytest.mark.parametrize("truth", [{0}, {0, 1, 2}, {1, 3, 4}, {0, 1, 2, 3, 4}])
 def test_equals_the_jaccard_loss_where_every_pixel_is_right_or_wrong_by_one(truth):
-    mask = torch.tensor([[p in truth for p in range(5)]])
-    sign = torch.where(mask, 1.0, -1.0)
+    own = torch.tensor([p in truth for p in range(5)])
     for size in range(6):
         for wrong in map(set, itertools.combinations(range(5), size)):
-            error = torch.tensor([[float(p in wrong) for p in range(5)]])  # hinge errors 1 and 0
-            loss = lovasz_hinge(sign * (1 - error), mask)
-            assert loss.item() == pytest.approx(jaccard_loss(wrong, truth), abs=1e-6)
+            errors = torch.tensor([float(p in wrong) for p in range(5)])
+            assert one_object(errors, own).item() == pytest.approx(jaccard_loss(wrong, truth), abs=1e-6)
 
 
 def test_is_the_lovasz_extension_of_the_jaccard_loss():
     """Sum over the sorted errors of error · (loss of the first i pixels − loss of the first i − 1)."""
     generator = torch.Generator().manual_seed(0)
-    logits, mask = torch.randn(1, 12, generator=generator), torch.rand(1, 12, generator=generator) > 0.5
-    truth = set(mask[0].nonzero().flatten().tolist())
-    errors = [max(0.0, 1 - (x if p in truth else -x)) for p, x in enumerate(logits[0].tolist())]
+    values, own = torch.rand(12, generator=generator) * 2, torch.rand(12, generator=generator) > 0.5
+    truth = set(own.nonzero().flatten().tolist())
+    errors = values.tolist()
     order = sorted(range(12), key=lambda p: -errors[p])
     expected = sum(
         errors[p] * (jaccard_loss(set(order[: i + 1]), truth) - jaccard_loss(set(order[:i]), truth))
         for i, p in enumerate(order)
     )
-    assert lovasz_hinge(logits, mask).item() == pytest.approx(expected, abs=1e-5)
+    assert one_object(values, own).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_rows_are_independent_and_the_gradient_points_to_a_larger_margin():
-    logits = torch.tensor([[0.2, -0.3, 0.1], [5.0, -5.0, 5.0]], requires_grad=True)
-    masks = torch.tensor([[True, False, False], [True, False, True]])
-    loss = lovasz_hinge(logits, masks)
-    assert loss[0] > 0 and loss[1] == 0
-    loss.sum().backward()
-    assert logits.grad[0, 0] < 0 and (logits.grad[0, 1:] >= 0).all() and not logits.grad[1].any()
+def test_objects_are_independent_whatever_the_order_they_are_listed_in():
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 40, generator=generator, dtype=torch.float64)
+    own = torch.rand(3, 40, generator=generator) > 0.7
+    errors = torch.where(own, 1 - logits, 1 + logits).relu()
+    objects = torch.arange(3)[:, None].expand(3, 40)
+    order = torch.randperm(120, generator=generator)
+    losses = lovasz_hinge(*(x.flatten()[order] for x in (errors, own, objects)), own.sum(dim=1))
+    expected = torch.stack([plain_definition.lovasz_hinge(*row) for row in zip(logits, own)])
+    torch.testing.assert_close(losses, expected)
 
 
-def test_jaccard_gradient_sums_to_one():
-    masks = torch.rand(4, 30, generator=torch.Generator().manual_seed(1)) > 0.7
-    torch.testing.assert_close(jaccard_gradient(masks).sum(dim=1), torch.ones(4))
+def test_pixels_of_smaller_errors_than_all_own_ones_need_not_be_listed():
+    errors = torch.tensor([1.5, 1.2, 0.7, 0.6, 0.1])
+    own = torch.tensor([False, True, True, False, False])
+    torch.testing.assert_close(one_object(errors[:3], own[:3]), one_object(errors, own))
+
+
+def test_an_object_that_nothing_is_listed_for_costs_nothing():
+    losses = lovasz_hinge(torch.tensor([1.0]), torch.tensor([True]), torch.tensor([1]), torch.tensor([0, 1, 0]))
+    assert losses.tolist() == [0, 1, 0]
+
+
+def test_growth_adds_up_to_one_and_is_never_negative():
+    own = torch.rand(30, generator=torch.Generator().manual_seed(1)) > 0.7
+    growth = jaccard_growth(own, own.cumsum(0), (~own).cumsum(0), own.sum().expand(30))
+    assert growth.sum().item() == pytest.approx(1) and (growth >= 0).all()
