@@ -11,27 +11,40 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 
 
-@functools.cache
-def load(package: str) -> bool:
-    """Load the native ops of a method, ``<package>/_C.so``, into ``torch.ops.<package>``.
+def load(op: str) -> bool:
+    """Load the native library that an op, "<package>::<name>", belongs to: ``<package>/_C.so``.
 
-    Without them the ops' plain PyTorch references run: the same results, slower. One warning says how to build them.
+    Without it the op's plain PyTorch reference runs: the same results, slower. One warning says how to build it.
 
     Returns:
-        whether they are loaded.
+        whether the op is there.
     """
+    package, name = op.split("::")
+    if not _load_library(package):
+        return False
+    if not hasattr(getattr(torch.ops, package), name):
+        _warn(package, f"were built before {name} was written")
+        return False
+    return True
+
+
+@functools.cache
+def _load_library(package: str) -> bool:
     library = ROOT / package / "_C.so"
     try:
         torch.ops.load_library(library)
     except OSError as error:
-        reason = "are not built" if not library.exists() else f"do not load ({error})"
-        logger.warning(
-            "The native ops of %s %s: their slower PyTorch versions run. To build them, with a C++ compiler, run "
-            "`python setup.py build_ext --inplace` in %s, or `pip install --no-build-isolation .` there.",
-            package, reason, ROOT,
-        )  # fmt: skip
+        _warn(package, f"do not load ({error})" if library.exists() else "are not built")
         return False
     return True
+
+
+def _warn(package: str, reason: str) -> None:
+    logger.warning(
+        "The native ops of %s %s: slower PyTorch versions run. To build them, with a C++ compiler, run "
+        "`python setup.py build_ext --inplace` in %s, or `pip install --no-build-isolation .` there.",
+        package, reason, ROOT,
+    )  # fmt: skip
 
 
 def has_kernel(op: str, device: torch.device) -> bool:

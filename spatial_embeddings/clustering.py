@@ -127,5 +127,5 @@ def _cluster_fake(embeddings, bandwidth, seeds, seed_threshold, min_pixels, min_
 
 
 OP = "spatial_embeddings::cluster"
-if native.load("spatial_embeddings"):
+if native.load(OP):
     torch.library.register_fake(OP, _cluster_fake)

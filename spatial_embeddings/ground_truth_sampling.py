@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .clustering import HALF
-from .loss import _group_mean
+from .loss import group_mean
 
 # Distances between pixels and centres that are held at once; a float32 for x and one for y each.
 CHUNK = 2**23
@@ -38,8 +38,8 @@ def gather_objects(
     numbers, owner = instances.flatten()[pixels].unique(return_inverse=True)  # [K], [P]
     embeddings = (grid + offsets).flatten(1)  # [2, HW]
     attracted = grid.flatten(1) if center == "centroid" else embeddings
-    centers = _group_mean(attracted[:, pixels], owner, len(numbers))  # [2, K]
-    precision = torch.exp(10 * _group_mean(bandwidth.flatten(1)[:, pixels], owner, len(numbers)))  # [S, K]
+    centers = group_mean(attracted[:, pixels], owner, len(numbers))  # [2, K]
+    precision = torch.exp(10 * group_mean(bandwidth.flatten(1)[:, pixels], owner, len(numbers)))  # [S, K]
     object_classes = torch.zeros_like(numbers).scatter_(0, owner, classes.flatten()[pixels])
 
     chunks = embeddings.split(max(1, CHUNK // max(1, len(numbers))), dim=1)

@@ -132,6 +132,6 @@ def _backward(ctx, grad_loss, *_):
 
 
 OP = "spatial_embeddings::instance_hinge"
-if native.load("spatial_embeddings"):
+if native.load(OP):
     torch.library.register_fake(OP, _fake)
     torch.library.register_autograd(OP, _backward, setup_context=_keep_gradients)

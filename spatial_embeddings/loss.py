@@ -84,15 +84,15 @@ class SpatialEmbeddingLoss(nn.Module):
         attracted = points if self.center == "learnt" else grid.flatten(1)[:, pixels]
         raw = bandwidth.flatten(1).index_select(1, pixels)  # [S, P]
 
-        centers = _group_mean(attracted, objects, count)  # [2, K]
-        raw_mean = _group_mean(raw, objects, count)  # [S, K]
+        centers = group_mean(attracted, objects, count)  # [2, K]
+        raw_mean = group_mean(raw, objects, count)  # [S, K]
         precision = torch.exp(10 * raw_mean)
         owner = torch.where(classes == IGNORED, IGNORED, BACKGROUND).int()
         owner[is_object] = objects.int()
         instance_loss = instance_hinge(embeddings, centers, precision, owner)
 
         spread = (raw - raw_mean.detach()[:, objects]) ** 2
-        variance_loss = _mean(_group_mean(spread, objects, count))
+        variance_loss = _mean(group_mean(spread, objects, count))
 
         phi = torch.zeros_like(grid[0])
         phi[is_object] = gaussian(*(x.detach() for x in (points, centers[:, objects], precision[:, objects])))
@@ -144,7 +144,7 @@ def _enumerate(numbers: Tensor) -> tuple[Tensor, int]:
     return objects[run], len(distinct)
 
 
-def _group_mean(values: Tensor, owner: Tensor, groups: int) -> Tensor:
+def group_mean(values: Tensor, owner: Tensor, groups: int) -> Tensor:
     """Mean of values [D, P] over the pixels of each group, [D, groups].
 
     Summed in double precision: in single, the sum over a million pixels rounds what is added to it to a few bits.

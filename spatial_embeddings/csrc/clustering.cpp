@@ -11,34 +11,21 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <new>
 #include <vector>
 
+#include "box.h"
 #include "clustering.h"
 
 namespace spatial_embeddings {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kInfinity = Box::kInfinity;
 constexpr int64_t kTileSize = 16;  // pixels to a side
 
 struct Object {
   float score;
   std::vector<int32_t> pixels;  // raster indices
-};
-
-// Bounds of embeddings. NaN is in no box.
-struct Box {
-  float x0 = kInfinity, y0 = kInfinity, x1 = -kInfinity, y1 = -kInfinity;
-
-  void add(float x, float y) {
-    x0 = x < x0 ? x : x0, x1 = x > x1 ? x : x1;
-    y0 = y < y0 ? y : y0, y1 = y > y1 ? y : y1;
-  }
-  bool overlaps(const Box& other) const {
-    return x0 <= other.x1 && other.x0 <= x1 && y0 <= other.y1 && other.y0 <= y1;
-  }
 };
 
 // The box that holds every embedding which belongs to a gaussian, with room for rounding.

@@ -18,13 +18,13 @@
 #include <utility>
 #include <vector>
 
+#include "box.h"
 #include "instance_hinge.h"
 
 namespace spatial_embeddings {
 namespace {
 
 constexpr int32_t kIgnored = -2;  // as an owner; -1 owns nothing
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 struct Image {
@@ -32,18 +32,6 @@ struct Image {
   const float* y;
   const int32_t* owner;
   int64_t height, width;
-};
-
-struct Box {
-  float x0 = kInfinity, x1 = -kInfinity, y0 = kInfinity, y1 = -kInfinity;
-
-  void add(float x, float y) {
-    x0 = x < x0 ? x : x0, x1 = x > x1 ? x : x1;
-    y0 = y < y0 ? y : y0, y1 = y > y1 ? y : y1;
-  }
-  bool meets(const Box& other) const {
-    return x0 <= other.x1 && x1 >= other.x0 && y0 <= other.y1 && y1 >= other.y0;
-  }
 };
 
 // The bounding boxes of the embeddings in the image's square tiles. Ignored pixels are in none.
@@ -69,7 +57,7 @@ class Tiles {
   template <typename Visit>
   void within(const Box& box, Visit visit) const {
     for (int64_t tile = 0; tile < rows_ * columns_; ++tile) {
-      if (!boxes_[tile].meets(box)) continue;
+      if (!boxes_[tile].overlaps(box)) continue;
       const int64_t row = tile / columns_, left = tile % columns_ * kSide;
       const int64_t bottom = std::min((row + 1) * kSide, image_.height);
       for (int64_t y = row * kSide; y < bottom; ++y)
@@ -167,7 +155,7 @@ class ObjectHinge {
 
   void collect(int64_t object, const Attraction& a) {
     count_ = 0;
-    float smallest = kInfinity;
+    float smallest = Box::kInfinity;
     for (const int32_t* i = own_pixels_.begin(object); i < own_pixels_.end(object); ++i) {
       pixels_[count_] = *i;
       phi_[count_] = attraction_distance(a, image_.x[*i], image_.y[*i]);
@@ -182,7 +170,7 @@ class ObjectHinge {
     const float limit = reach(smallest);
     // With room for rounding.
     const float x = 1.001f * std::sqrt(limit / a.precision_x), y = 1.001f * std::sqrt(limit / a.precision_y);
-    const Box box{a.center_x - x, a.center_x + x, a.center_y - y, a.center_y + y};
+    const Box box{a.center_x - x, a.center_y - y, a.center_x + x, a.center_y + y};
     tiles_.within(box, [&](int64_t first, int64_t length) {
       // Most runs are whole rows of a tile: a length that the compiler knows makes vector instructions of the loops.
       constexpr std::integral_constant<int64_t, Tiles::kSide> kWhole;

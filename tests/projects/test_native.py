@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import spatial_embeddings  # noqa: F401  loads its native ops
 import torch
 from torch.utils import cpp_extension
 
@@ -58,6 +59,13 @@ def test_a_library_that_does_not_load_is_named_and_survived(tmp_path):
     result = run_python(folder, CLUSTER_AND_LOSE.format(folder=str(folder)))
     assert result.stdout == "done\n", result.stderr
     assert re.search(r"native ops of spatial_embeddings do not load \(.*_C\.so.*build_ext", result.stderr)
+
+
+@pytest.mark.skipif(not native.has_kernel("spatial_embeddings::cluster", torch.device("cpu")), reason="not built")
+def test_a_library_without_a_newer_op_serves_the_others(caplog):
+    assert native.load("spatial_embeddings::cluster") and not caplog.text
+    assert not native.load("spatial_embeddings::tomorrow")
+    assert "native ops of spatial_embeddings were built before tomorrow was written" in caplog.text
 
 
 def test_kernels_by_device():

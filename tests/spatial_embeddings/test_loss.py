@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from spatial_embeddings import instance_hinge
-from spatial_embeddings.loss import SpatialEmbeddingLoss, _group_mean, coordinate_grid
+from spatial_embeddings.loss import SpatialEmbeddingLoss, coordinate_grid, group_mean
 from tests.spatial_embeddings import plain_definition
 
 GRID = (24, 32)
@@ -108,7 +108,7 @@ def test_a_prediction_that_is_nan_is_seen_in_the_loss(position):
 
 def test_means_over_a_million_pixels_keep_their_digits():
     values = torch.full((1, 2**20), 0.9123)
-    mean = _group_mean(values, torch.zeros(2**20, dtype=torch.int64), 1)
+    mean = group_mean(values, torch.zeros(2**20, dtype=torch.int64), 1)
     assert mean.dtype == torch.float32 and mean.item() == pytest.approx(0.9123, abs=1e-7)
 
 
