@@ -20,17 +20,26 @@ CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def cuda_home(cpp_extension, torch) -> str | None:
-    """The CUDA toolkit of torch's CUDA version, or None."""
-    candidates = [os.environ.get("CUDA_HOME"), cpp_extension.CUDA_HOME, "/usr/local/cuda"]
+    """A CUDA toolkit of torch's major CUDA version, or None."""
+    candidates = dict.fromkeys([os.environ.get("CUDA_HOME"), cpp_extension.CUDA_HOME, "/usr/local/cuda"])
     homes = [home for home in candidates if home and Path(home, "include", "cuda_runtime.h").exists()]
     if torch.version.cuda is None or not homes:
         return None
-    version = subprocess.run([f"{homes[0]}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
-    release = re.search(r"release (\d+)\.", version)
-    if release is None or release[1] != torch.version.cuda.split(".")[0]:
-        print(f"torch is built with CUDA {torch.version.cuda}, which {homes[0]} does not fit: compiling for the CPU only.")
+    for home in homes:
+        if major_version(home) == torch.version.cuda.split(".")[0]:
+            return home
+    print(f"torch is built with CUDA {torch.version.cuda}; {', '.join(homes)} does not fit: compiling for the CPU only.")
+    return None
+
+
+def major_version(home: str) -> str | None:
+    """The major version of a toolkit's compiler, None where there is none."""
+    try:
+        version = subprocess.run([f"{home}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
+    except OSError:
         return None
-    return homes[0]
+    release = re.search(r"release (\d+)\.", version)
+    return release and release[1]
 
 
 def extensions() -> dict:
@@ -61,6 +70,7 @@ def extensions() -> dict:
                 f"{method}._C",
                 [str(path.relative_to(ROOT)) for path in sources],
                 include_dirs=[str(ROOT)],
+                depends=[str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("*/csrc/*.h"))],
                 extra_compile_args=flags,
             )
         )

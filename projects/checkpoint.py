@@ -16,8 +16,9 @@ EXAMPLES = 5  # of parameters, named in an error
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, with files that are whole or not there, and errors for weights that don't fit. It takes
-    published checkpoints as they are.
+    """Detectron2's checkpointer, with files that are whole or not there, and errors for weights that don't fit.
+
+    It takes published checkpoints as they are.
 
     ``resume_or_load`` goes on from the file that ``last_checkpoint`` names or, where that is missing or broken, from
     the training's newest checkpoint that is whole.
@@ -83,6 +84,7 @@ class Checkpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         if resume:
             self._report_fallback()
+            self.complete = self.complete or self.has_checkpoint()  # its optimizer fits no other model
         return super().resume_or_load(path, resume=resume)
 
     def remove_unfinished(self) -> None:
@@ -140,7 +142,8 @@ class Checkpointer(DetectionCheckpointer):
             raise ValueError(
                 f"{self._loading} lacks {len(missing)} weights of the model: "
                 f"{_some(_descriptions(missing, incompatible.incorrect_shapes))}. Use the config that it was trained "
-                "with, its number of classes above all, or train the model with these weights first."
+                "with, its number of classes above all; or train the model first, from these weights but not with --resume, "
+                "into another OUTPUT_DIR."
             )
         if missing:
             self.logger.warning("%d weights of the model start at random: %s lacks them", len(missing), self._loading)

@@ -34,7 +34,7 @@ class FiniteLoss(HookBase):
             raise FloatingPointError(
                 f"The loss is not finite at iteration {self.trainer.iter}: {'; '.join(found)}. The weights were not "
                 "changed by it and the checkpoints before are as they were. Look at these images and their "
-                "annotations, or lower SOLVER.BASE_LR."
+                "annotations, or start anew with a lower SOLVER.BASE_LR: --resume keeps the checkpoint's."
             )
         self._inputs, self._losses = [], {}
 

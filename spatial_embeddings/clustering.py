@@ -110,10 +110,11 @@ def _check_shapes(embeddings: Tensor, bandwidth: Tensor, seeds: Tensor) -> None:
         and len(embeddings) == 2
         and len(bandwidth) in (1, 2)
         and bandwidth.shape[-2:] == seeds.shape[-2:] == size
+        and embeddings.device == bandwidth.device == seeds.device
     )
     if not fits:
         raise ValueError(
-            "cluster takes embeddings [2, H, W], bandwidth [1 or 2, H, W] and seeds [C, H, W], but got "
+            "cluster takes embeddings [2, H, W], bandwidth [1 or 2, H, W] and seeds [C, H, W] on one device, but got "
             f"{list(embeddings.shape)}, {list(bandwidth.shape)} and {list(seeds.shape)}."
         )
 

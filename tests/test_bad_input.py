@@ -76,6 +76,7 @@ ODD = [
     [{"segmentation": [[40, 40, 60, 40, 60, 60, 40, 60]], "bbox": [40, 40, 20, 20]}],  # wholly outside
     [{"segmentation": SQUARE, "bbox": [4, 4, 0, 0]}, {"segmentation": SQUARE, "bbox": [20, 20, -16, -16]}],
     [{"segmentation": [[5, 5, 15, 5, 25, 5]], "bbox": [5, 5, 20, 0]}],  # of no area
+    [{"segmentation": [*SQUARE, [1, 2, 3, 4]]}],  # one good polygon, one too short
 ]
 
 
@@ -116,10 +117,17 @@ def test_odd_annotations_are_trained_on_and_evaluated(dataset, tmp_path, mapper)
     log = tmp_path / "log.txt"
     processes.run(processes.train, log, arguments(tmp_path / "run", dataset(*ODD), **more))
     text = log.read_text()
-    assert "1 of 12 annotations of mine have no mask and are left out, such as the box [4, 4, 16, 16] in" in text
+    assert "1 of 13 annotations of mine have no mask and are left out, such as the box [4, 4, 16, 16] in" in text
     assert "4.jpg" in text and "AP,AP50,AP75" in text
     weights = torch.load(tmp_path / "run/model_final.pth", weights_only=True)["model"]
     assert all(x.isfinite().all() for x in weights.values())
+
+
+def test_an_object_of_a_class_that_the_model_lacks_is_an_error_though_the_dataset_names_no_classes(dataset):
+    cfg = config(dataset([{"segmentation": SQUARE}], [{"segmentation": SQUARE, "category_id": 2}]))
+    cfg.MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES = 1
+    with pytest.raises(ValueError, match=r"mine has an object of class 1, .* in .*jpg, but .*NUM_CLASSES is 1"):
+        load_training_data(cfg)
 
 
 @pytest.mark.parametrize("mask", [SQUARE, rle(True), rle(False)], ids=["polygon", "compressed", "uncompressed"])
@@ -135,7 +143,7 @@ def test_what_an_odd_object_leaves_in_the_label_maps(dataset):
     cfg = config(dataset(*ODD), "INPUT.RANDOM_FLIP", "none", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)
     mapper = build_dataset_mapper(cfg, is_train=True)
     pixels = [(mapper(record)["instance_map"] > 0).sum().item() for record in load_training_data(cfg)]
-    assert pixels == [256, 0, 0, 0, 256, 1, 100, 0, 256, 0]
+    assert pixels == [256, 0, 0, 0, 256, 1, 100, 0, 256, 0, 256]
 
 
 def test_the_label_maps_of_boxes_alone_are_empty(dataset):
@@ -287,4 +295,4 @@ def test_an_evaluation_needs_all_weights(weights, dataset, tmp_path):
     process = processes.start(processes.train, log, evaluation)
     process.join(300)
     assert process.exitcode == 1 and re.search(LACKS, log.read_text())
-    assert "train the model with these weights first" in log.read_text()
+    assert "train the model first, from these weights" in log.read_text()

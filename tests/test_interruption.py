@@ -343,7 +343,7 @@ def test_an_absurd_learning_rate_ends_the_training_before_the_weights_are_spoilt
     process.join(300)
     assert process.exitcode == 1
     message = r"The loss is not finite at iteration 1: loss_instance is nan.* for the images \S+\.(jpg|png)\."
-    assert re.search(message, log.read_text()) and "lower SOLVER.BASE_LR" in log.read_text()
+    assert re.search(message, log.read_text()) and "a lower SOLVER.BASE_LR" in log.read_text()
     # That of iteration 0, whose loss was finite; nothing after it.
     assert [path.name for path in output.glob("*.pth")] == ["model_0000000.pth"]
     assert all(x.isfinite().all() for x in load(output / "model_0000000.pth")["model"].values())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Sequence
 
 from projects.config import check_datasets, configs_dir, setup_cfg
+from projects.files import drop_partial_line, write_whole
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +73,7 @@ def finished_run(folder: Path) -> dict | None:
     metrics, weights = folder / "metrics.json", folder / "model_final.pth"
     if not (metrics.is_file() and weights.is_file()):
         return None
+    drop_partial_line(str(metrics))  # of a run that was killed
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     return next((line for line in reversed(lines) if "segm/AP" in line), None)
 
@@ -97,17 +99,22 @@ def train(folder: Path, config_file: Path, opts: Sequence[str]) -> dict:
         run = earlier
     if finished_run(folder) is None:
         folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(run))
+        _write(record, run)
         start = time.monotonic()
         try:
             _train_net(folder, config_file, opts)
         finally:
             run["minutes"] += (time.monotonic() - start) / 60
-            record.write_text(json.dumps(run))
+            _write(record, run)
     results = finished_run(folder)
     if results is None:
         raise SystemExit(f"{folder}/metrics.json has no mask AP: the run evaluates nothing.")
     return {**results, "minutes": run["minutes"]}
+
+
+def _write(path: Path, content: dict) -> None:
+    with write_whole(str(path)) as file:
+        file.write(json.dumps(content).encode())
 
 
 def _train_net(folder: Path, config_file: Path, opts: Sequence[str]) -> None:

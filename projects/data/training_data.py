@@ -4,6 +4,8 @@ import logging
 
 from detectron2.data import get_detection_dataset_dicts
 
+from ..methods import NUM_CLASSES_KEYS
+
 logger = logging.getLogger(__name__)
 
 
@@ -14,16 +16,35 @@ def load_training_data(cfg):
     images without an object.
 
     Raises:
-        ValueError: no annotation has a mask, no image is left, or the mapper can't take the masks.
+        ValueError: an object is of a class that the model doesn't have, no annotation has a mask, no image is left, or
+            the mapper can't take the masks.
     """
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     if not isinstance(records, list) or not any("annotations" in record for record in records):
         return records
     names = ", ".join(cfg.DATASETS.TRAIN)
+    _check_classes(cfg, records, names)
     records = _with_masks(records, names)
     if cfg.INPUT.DATASET_MAPPER_NAME == "default" and cfg.INPUT.MASK_FORMAT == "polygon":
         _check_polygons(records)
     return _with_objects(records, names) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records
+
+
+def _check_classes(cfg, records: list[dict], names: str) -> None:
+    """Raise where an object is of a class beyond the model's: a dataset may tell its classes when it is read only."""
+    key = NUM_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    objects = [(a["category_id"], record["file_name"]) for record in records for a in record.get("annotations", [])]
+    if key is None or not objects:
+        return
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    highest, file_name = max(objects)
+    if highest >= node:
+        raise ValueError(
+            f"{names} has an object of class {highest}, counted from 0, in {file_name}, but {key} is {node}. Add "
+            f"'{key} {highest + 1}' to the command line or change the config."
+        )
 
 
 def _with_masks(records: list[dict], names: str) -> list[dict]:

@@ -23,19 +23,21 @@ class COCOMaskEvaluator(COCOEvaluator):
 
 
 def _keep_masks(coco: COCO) -> int:
-    """Leave out what has no mask; returns how many were left out. A test split without annotations stays as it is."""
+    """Leave out what has no mask, as reading the data to train on does; returns how many annotations were left out.
+
+    A test split without annotations stays as it is.
+    """
     annotations = coco.dataset.get("annotations", [])
-    kept = [x for x in annotations if _has_mask(x)]
-    if len(kept) < len(annotations):
+    kept = [{**x, "segmentation": mask} for x in annotations if (mask := _mask(x.get("segmentation")))]
+    if kept != annotations:
         coco.dataset["annotations"] = kept
         with contextlib.redirect_stdout(io.StringIO()):
             coco.createIndex()
     return len(annotations) - len(kept)
 
 
-def _has_mask(annotation: dict) -> bool:
-    """Whether there is an RLE, or only polygons of three points or more, which alone pycocotools takes for polygons."""
-    segmentation = annotation.get("segmentation")
+def _mask(segmentation):
+    """An RLE, or the polygons of three points or more, which alone are polygons to pycocotools."""
     if isinstance(segmentation, list):
-        return bool(segmentation) and all(len(x) >= 6 and len(x) % 2 == 0 for x in segmentation)
-    return bool(segmentation)
+        return [x for x in segmentation if len(x) >= 6 and len(x) % 2 == 0]
+    return segmentation

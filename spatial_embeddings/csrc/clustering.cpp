@@ -16,6 +16,7 @@
 
 #include "box.h"
 #include "clustering.h"
+#include "clustering_arguments.h"
 
 namespace spatial_embeddings {
 namespace {
@@ -168,6 +169,7 @@ at::Tensor empty_masks(int64_t count, int64_t height, int64_t width) {
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> cluster(
     const at::Tensor& embeddings, const at::Tensor& bandwidth, const at::Tensor& seeds, double seed_threshold,
     int64_t min_pixels, double min_unclustered, bool return_masks) {
+  check_arguments(embeddings, bandwidth, seeds, min_pixels);
   const int64_t height = seeds.size(1), width = seeds.size(2), count = height * width, num_classes = seeds.size(0);
   const Thresholds thresholds{float(seed_threshold), min_pixels, min_unclustered};
   const at::Tensor e = embeddings.contiguous(), b = bandwidth.contiguous(), s = seeds.contiguous();

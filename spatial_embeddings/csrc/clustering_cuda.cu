@@ -1,6 +1,6 @@
 // Clustering on the GPU. One block a class goes through its seeds, one after the other, without the host; what they
-// start is drawn by a thread a pixel. The host waits twice an image: for the number of pixels that take part, and for
-// the number of objects.
+// start is drawn by a thread a pixel. The host waits three times an image, however many objects there are: for the number
+// of pixels that take part, for that of objects, and while it sends their list.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/nonzero.h>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "clustering.h"
+#include "clustering_arguments.h"
 
 namespace spatial_embeddings {
 namespace {
@@ -67,7 +68,7 @@ __global__ void find_classes(const int64_t* taking_part, int64_t num_pixels, int
 
 // One block a class: writes the ranks of the seeds that start an object, in the order found, to the class's part of
 // `objects`, and their number to `counts`.
-__global__ void find_objects(
+__global__ void __launch_bounds__(kThreads) find_objects(
     Maps maps, const int64_t* starts, uint64_t* ranks, Thresholds thresholds, uint64_t* objects, int64_t* counts) {
   const int64_t begin = starts[blockIdx.x], end = starts[blockIdx.x + 1];
   int64_t unclustered = end - begin, count = 0;
@@ -128,6 +129,7 @@ unsigned blocks(int64_t count) { return unsigned((count + kDrawThreads - 1) / kD
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> cluster(
     const at::Tensor& embeddings, const at::Tensor& bandwidth, const at::Tensor& seeds, double seed_threshold,
     int64_t min_pixels, double min_unclustered, bool return_masks) {
+  check_arguments(embeddings, bandwidth, seeds, min_pixels);
   const c10::cuda::CUDAGuard guard(seeds.device());
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
   const int64_t num_classes = seeds.size(0), height = seeds.size(1), width = seeds.size(2), map_size = height * width;

@@ -104,3 +104,11 @@ def test_what_is_saved_is_what_detectron2_saves(tmp_path):
     assert str(ours) == str(theirs)
     Checkpointer(one, str(tmp_path)).tag_last_checkpoint("Checkpointer.pth")
     assert DetectionCheckpointer(one, str(tmp_path)).get_checkpoint_file() == str(tmp_path / "Checkpointer.pth")
+
+
+def test_going_on_needs_all_weights_as_the_optimizer_fits_no_other_model(tmp_path):
+    folder = str(tmp_path)
+    Checkpointer(model(), folder).save("model_0000001", iteration=1)
+    with pytest.raises(ValueError, match="head.weight .* in the file, .* another OUTPUT_DIR|another OUTPUT_DIR"):
+        Checkpointer(model(5), folder).resume_or_load("", resume=True)
+    Checkpointer(model(5), folder).resume_or_load(f"{folder}/model_0000001.pth", resume=False)
