@@ -228,7 +228,7 @@ def loss(device: str, small: bool, *, kind: str) -> Case:
     # Gradients are compared with those of the plain statement in double precision. In single precision the Jaccard
     # loss, near 1, grows in steps of 6e-8, which is coarse where a million pixels share in its growth: a percent off.
     tolerances = {name: 1e-4 for name in ("instance", "variance", "seed")}
-    tolerances |= {f"gradient of {name}": 0.01 for name in ("offsets", "bandwidth", "seeds")}
+    tolerances |= {f"gradient of {name}": 1e-3 for name in ("offsets", "bandwidth", "seeds")}
 
     def theirs(inputs: list[Tensor] = predictions) -> list[Tensor]:
         return with_gradients(plain_loss(*inputs, *targets), inputs)
