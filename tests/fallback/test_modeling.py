@@ -16,8 +16,9 @@ from detectron2.modeling import (
     build_model,
     build_sem_seg_head,
 )
+from detectron2.modeling.backbone import resnet as resnet_module
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 
 STAGES = ["res2", "res3", "res4", "res5"]
@@ -91,6 +92,53 @@ def test_bottleneck_strides_in_the_convolution_asked_for(in_1x1):
     assert block(torch.randn(2, 6, 8, 12)).shape == (2, 8, 4, 6)
 
 
+DEFORMABLE = {"bottleneck_channels": 8, "norm": ""}
+
+
+def test_deformable_bottleneck_starts_with_no_sample_moved():
+    options = DEFORMABLE | {"stride": 2, "num_groups": 2, "dilation": 2}
+    deformable, plain = DeformBottleneckBlock(6, 8, **options), BottleneckBlock(6, 8, **options)
+    weights = deformable.state_dict()
+    assert list(weights) == [
+        *("shortcut.weight", "conv1.weight", "conv2_offset.weight", "conv2_offset.bias"),
+        *("conv2.weight", "conv3.weight"),
+    ]
+    assert weights["conv2_offset.weight"].shape == (18, 8, 3, 3)
+    plain.load_state_dict({name: value for name, value in weights.items() if "offset" not in name})
+    images = torch.randn(2, 6, 8, 12)
+    torch.testing.assert_close(deformable(images), plain(images), rtol=1e-4, atol=1e-4)
+    std = (2 / (8 * 9)) ** 0.5  # for ReLU, by fan-out
+    assert 0.7 * std < weights["conv2.weight"].std() < 1.3 * std
+
+
+def test_modulated_bottleneck_moves_and_weights_samples(monkeypatch, deform_conv_on_cpu):
+    monkeypatch.setattr(resnet_module, "ModulatedDeformConv", deform_conv_on_cpu.ModulatedDeformConv)
+    block = DeformBottleneckBlock(8, 8, **DEFORMABLE, deform_modulated=True, deform_num_groups=2)
+    assert block.conv2_offset.weight.shape == (54, 8, 3, 3)
+    down, weight = torch.zeros(18), 0.75
+    down[0::2] = 1  # y, x of each of the nine samples
+    modulation = torch.tensor(weight).logit().expand(18)
+    block.conv2_offset.bias.data = torch.cat([down, down, modulation])
+
+    images = torch.randn(1, 8, 6, 6)
+    moved = F.pad(block.conv1(images).relu(), (1, 1, 0, 2))  # begins one row further down
+    expected = block.conv3(weight * F.conv2d(moved, block.conv2.weight).relu()) + images
+    torch.testing.assert_close(block(images), expected.relu(), rtol=1e-4, atol=1e-4)
+    block(images).sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in block.parameters())
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_deformable_stages_from_config(modulated):
+    cfg = config("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, False, True])
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    cfg.MODEL.RESNETS.DEFORM_MODULATED, cfg.MODEL.RESNETS.DEFORM_NUM_GROUPS = modulated, 2
+    resnet = build_backbone(cfg)
+    kinds = [{type(block) for block in getattr(resnet, stage)} for stage in STAGES]
+    assert kinds == [{BottleneckBlock}, {DeformBottleneckBlock}] * 2
+    assert len(resnet.res3[0].conv2_offset.bias) == (54 if modulated else 36)
+
+
 def test_dilated_res5_keeps_the_stride_of_res4():
     cfg = config("MODEL.RESNETS.RES5_DILATION", 2, "MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"])
     strides = {name: shape.stride for name, shape in build_backbone(cfg).output_shape().items()}
@@ -142,6 +190,8 @@ def test_make_stage_gives_blocks_their_own_arguments():
         ("MODEL.RESNETS.DEPTH", 18),  # RES2_OUT_CHANNELS stays 256
         ("MODEL.RESNETS.RES5_DILATION", 4),
         ("MODEL.RESNETS.DEPTH", 34, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.NUM_GROUPS", 2),
+        ("MODEL.RESNETS.DEPTH", 34, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
+        + ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]),
     ],
 )
 def test_impossible_resnets_are_refused(pairs):

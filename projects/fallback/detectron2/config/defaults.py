@@ -24,7 +24,9 @@ _MODEL = {
         "WIDTH_PER_GROUP": 64,  # channels
         "STRIDE_IN_1X1": True,  # True for the weights of MSRA, False for those of torchvision and ResNeXt
         "RES5_DILATION": 1,  # 2 keeps res5 at stride 16
-        "DEFORM_ON_PER_STAGE": [False] * 4, "DEFORM_MODULATED": False, "DEFORM_NUM_GROUPS": 1,
+        "DEFORM_ON_PER_STAGE": [False] * 4,  # deformable 3x3 convolutions in res2 ... res5
+        "DEFORM_MODULATED": False,  # the samples are weighted too
+        "DEFORM_NUM_GROUPS": 1,  # of channels with offsets of their own
     },
     "FPN": {
         "IN_FEATURES": [],  # of the backbone, finest first
@@ -98,7 +100,7 @@ _MODEL = {
     "PANOPTIC_FPN": {
         "INSTANCE_LOSS_WEIGHT": 1.0,
         "COMBINE": {
-            "ENABLED": True,  # has no effect
+            "ENABLED": True,  # False: no panoptic segmentation, only instances and semantics
             "OVERLAP_THRESH": 0.5,  # instances hidden by more than this part are dropped
             "STUFF_AREA_LIMIT": 4096,  # smaller stuff is dropped, pixels
             "INSTANCES_CONFIDENCE_THRESH": 0.5,

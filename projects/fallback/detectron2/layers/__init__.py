@@ -4,7 +4,10 @@ from detectron2._missing import missing_names
 
 from .batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
 from .blocks import CNNBlockBase
+from .deform_conv import DeformConv, ModulatedDeformConv
+from .mask_ops import paste_masks_in_image
 from .nms import batched_nms, nms
+from .roi_align import ROIAlign, roi_align
 from .shape_spec import ShapeSpec
 from .wrappers import (
     BatchNorm2d,
@@ -21,7 +24,6 @@ from .wrappers import (
 
 __getattr__ = missing_names(
     __name__,
-    "ASPP CycleBatchNormList DeformConv DepthwiseSeparableConv2d ModulatedDeformConv ROIAlign ROIAlignRotated"
-    " batched_nms_rotated ciou_loss diou_loss nms_rotated paste_masks_in_image roi_align roi_align_rotated"
-    " shapes_to_tensor",
+    "ASPP CycleBatchNormList DepthwiseSeparableConv2d ROIAlignRotated batched_nms_rotated ciou_loss diou_loss"
+    " nms_rotated roi_align_rotated shapes_to_tensor",
 )

@@ -1,4 +1,4 @@
-"""Masks of instances, as bitmaps and as polygons."""
+"""Masks of instances: bitmaps of the image, polygons, and bitmaps within boxes."""
 
 import itertools
 from typing import Any, Iterator, List, Union
@@ -9,6 +9,8 @@ import torch
 from torchvision.ops import roi_align
 
 from detectron2._missing import missing_names
+from detectron2.layers.mask_ops import paste_masks_in_image
+from detectron2.utils.memory import retry_if_cuda_oom
 
 from .boxes import Boxes
 
@@ -169,6 +171,39 @@ class PolygonMasks:
         return f"PolygonMasks(num_instances={len(self)})"
 
 
+class ROIMasks:
+    """The masks of N instances, each within a box, as a tensor [N, M, M]; soft ones are in [0, 1]."""
+
+    def __init__(self, tensor: torch.Tensor):
+        if tensor.dim() != 3:
+            raise ValueError(f"masks within boxes must be [N, M, M], got {list(tensor.shape)}")
+        self.tensor = tensor
+
+    def to(self, device: torch.device) -> "ROIMasks":
+        """The masks on a device."""
+        return ROIMasks(self.tensor.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the masks are."""
+        return self.tensor.device
+
+    def to_bitmasks(self, boxes: Boxes, height: int, width: int, threshold: float = 0.5) -> BitMasks:
+        """The masks of an image of that size: at least `threshold`, with each mask stretched to its box."""
+        paste = retry_if_cuda_oom(paste_masks_in_image)
+        return BitMasks(paste(self.tensor, boxes.tensor, (height, width), threshold=threshold))
+
+    def __getitem__(self, item: Union[slice, torch.Tensor]) -> "ROIMasks":
+        """Takes a slice, an index or a bool tensor [N]."""
+        return ROIMasks(self.tensor[item])
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __repr__(self) -> str:
+        return f"ROIMasks(num_instances={len(self)})"
+
+
 def _as_polygons(instance: Any) -> List[np.ndarray]:
     """The polygons of an instance as float64 arrays; ValueError for what is no polygon."""
     if not isinstance(instance, list):
@@ -180,4 +215,4 @@ def _as_polygons(instance: Any) -> List[np.ndarray]:
     return [polygon.astype(np.float64) for polygon in arrays]
 
 
-__getattr__ = missing_names(__name__, "ROIMasks rasterize_polygons_within_box")
+__getattr__ = missing_names(__name__, "rasterize_polygons_within_box")

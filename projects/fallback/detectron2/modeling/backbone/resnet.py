@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from fvcore.nn import weight_init
 from torch import nn
 
-from detectron2._missing import ADVICE, missing_names
-from detectron2.layers import CNNBlockBase, Conv2d, get_norm
+from detectron2.layers import CNNBlockBase, Conv2d, DeformConv, ModulatedDeformConv, get_norm
 
 from .backbone import Backbone
 from .build import BACKBONE_REGISTRY
@@ -56,11 +55,15 @@ class _ResidualBlock(CNNBlockBase):
         self._num_convs = len(convs)
 
     def forward(self, x):
+        out = self._residual(x)
+        out += x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(out)
+
+    def _residual(self, x):
         out = self.conv1(x)
         for number in range(2, self._num_convs + 1):
             out = getattr(self, f"conv{number}")(F.relu_(out))
-        out += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(out)
+        return out
 
 
 class BasicBlock(_ResidualBlock):
@@ -93,6 +96,43 @@ class BottleneckBlock(_ResidualBlock):
             _conv(width, width, 3, norm, stride=strides[1], groups=num_groups, dilation=dilation),
             _conv(width, out_channels, 1, norm),
         )
+
+
+class DeformBottleneckBlock(_ResidualBlock):
+    """BottleneckBlock whose 3x3 convolution is deformable: Dai et al., 2017, and Zhu et al., 2019.
+
+    ``conv2_offset`` predicts where it samples and, if ``deform_modulated``, how much each sample counts;
+    ``deform_num_groups`` groups of channels have predictions of their own. It starts with no sample moved.
+    """
+
+    def __init__(
+        self, in_channels, out_channels, *, bottleneck_channels, stride=1, num_groups=1, norm="BN",
+        stride_in_1x1=False, dilation=1, deform_modulated=False, deform_num_groups=1,
+    ):  # fmt: skip
+        super().__init__(in_channels, out_channels, stride, norm)
+        width = bottleneck_channels
+        strides = (stride, 1) if stride_in_1x1 else (1, stride)
+        sampling = {"kernel_size": 3, "stride": strides[1], "padding": dilation, "dilation": dilation}
+        self.deform_modulated = deform_modulated
+        self.conv1 = _conv(in_channels, width, 1, norm, stride=strides[0])
+        predicted = 9 * (3 if deform_modulated else 2)  # y, x and the modulation of each sample
+        self.conv2_offset = Conv2d(width, predicted * deform_num_groups, **sampling)
+        deform_conv = ModulatedDeformConv if deform_modulated else DeformConv
+        groups = {"groups": num_groups, "deformable_groups": deform_num_groups}
+        conv2 = deform_conv(width, width, **sampling, **groups, bias=False, norm=get_norm(norm, width))
+        self._set_convs(self.conv1, conv2, _conv(width, out_channels, 1, norm))
+        nn.init.zeros_(self.conv2_offset.weight)
+        nn.init.zeros_(self.conv2_offset.bias)
+
+    def _residual(self, x):
+        out = F.relu_(self.conv1(x))
+        predicted = self.conv2_offset(out)
+        if self.deform_modulated:
+            third = predicted.shape[1] // 3
+            out = self.conv2(out, predicted[:, : 2 * third], predicted[:, 2 * third :].sigmoid())
+        else:
+            out = self.conv2(out, predicted)
+        return self.conv3(F.relu_(out))
 
 
 class BasicStem(CNNBlockBase):
@@ -210,13 +250,10 @@ def _check_variant(resnets) -> None:
     """Refuse combinations of MODEL.RESNETS.* that no ResNet exists for."""
     if resnets.DEPTH not in BLOCKS_PER_STAGE:
         raise ValueError(f"MODEL.RESNETS.DEPTH is {resnets.DEPTH}, expected one of {list(BLOCKS_PER_STAGE)}")
-    if any(resnets.DEFORM_ON_PER_STAGE):
-        raise NotImplementedError(
-            "A ResNet with deformable stages (MODEL.RESNETS.DEFORM_ON_PER_STAGE) " + ADVICE
-        )
     allowed = {"RES5_DILATION": (1, 2)}
     if resnets.DEPTH < 50:
         allowed = {"RES2_OUT_CHANNELS": (64,), "RES5_DILATION": (1,), "NUM_GROUPS": (1,)}
+        allowed["DEFORM_ON_PER_STAGE"] = ([False] * 4,)
     for key, values in allowed.items():
         found = resnets[key]
         assert found in values, f"MODEL.RESNETS.{key} is {found}; ResNet-{resnets.DEPTH} allows {values}"
@@ -243,9 +280,10 @@ def build_resnet_backbone(cfg, input_shape) -> ResNet:
                 "stride_in_1x1": resnets.STRIDE_IN_1X1,
                 "dilation": dilation,
             }
+            if resnets.DEFORM_ON_PER_STAGE[index]:
+                block_class = DeformBottleneckBlock
+                kwargs["deform_modulated"] = resnets.DEFORM_MODULATED
+                kwargs["deform_num_groups"] = resnets.DEFORM_NUM_GROUPS
         stages.append(make_stage(block_class, num_blocks, **kwargs))
         in_channels = kwargs["out_channels"]
     return ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
-
-
-__getattr__ = missing_names(__name__, "DeformBottleneckBlock")

@@ -1,4 +1,15 @@
+"""Kirillov et al., "Panoptic Feature Pyramid Networks", 2019: the semantic branch (section 3.1, figure 3)."""
+
+from typing import Callable, Dict, Optional, Tuple, Union
+
+import torch
+from fvcore.nn import weight_init
+from torch import nn
+from torch.nn import functional as F
+
 from detectron2._missing import missing_names
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.utils.registry import Registry
 
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
@@ -10,4 +21,91 @@ def build_sem_seg_head(cfg, input_shape):
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
 
 
-__getattr__ = missing_names(__name__, "SemSegFPNHead SemanticSegmentor")
+@SEM_SEG_HEADS_REGISTRY.register()
+class SemSegFPNHead(nn.Module):
+    """Convolves and upsamples each feature map to a common stride, adds them up, and classifies the pixels.
+
+    Args:
+        input_shape: the feature maps; strides are powers of 2, at least the common one.
+        num_classes: classes to predict.
+        conv_dims: channels of the 3x3 convolutions, one for each doubling, at least one a map.
+        common_stride: of the maps that are added up, in input pixels.
+        loss_weight: factor of the loss.
+        norm: of the 3x3 convolutions, as for get_norm; they have a bias only without one.
+        ignore_value: label of pixels without a loss.
+    """
+
+    @configurable
+    def __init__(
+        self, input_shape: Dict[str, ShapeSpec], *, num_classes: int, conv_dims: int, common_stride: int,
+        loss_weight: float = 1.0, norm: Union[str, Callable, None] = None, ignore_value: int = -1,
+    ):  # fmt: skip
+        super().__init__()
+        if not input_shape:
+            raise ValueError("SemSegFPNHead needs features: input_shape is empty")
+        self.in_features = sorted(input_shape, key=lambda name: input_shape[name].stride)
+        self.common_stride = common_stride
+        self.loss_weight = loss_weight
+        self.ignore_value = ignore_value
+        self.scale_heads = []
+        for name in self.in_features:
+            doublings = (input_shape[name].stride // common_stride).bit_length() - 1
+            layers, channels = [], input_shape[name].channels
+            for _ in range(max(doublings, 1)):
+                layers.append(_conv(channels, conv_dims, norm))
+                channels = conv_dims
+                if doublings > 0:
+                    layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            self.scale_heads.append(nn.Sequential(*layers))
+            self.add_module(name, self.scale_heads[-1])
+        self.predictor = Conv2d(conv_dims, num_classes, 1)
+        weight_init.c2_msra_fill(self.predictor)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: Dict[str, ShapeSpec]):
+        head = cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "input_shape": {name: shape for name, shape in input_shape.items() if name in head.IN_FEATURES},
+            "num_classes": head.NUM_CLASSES,
+            "conv_dims": head.CONVS_DIM,
+            "common_stride": head.COMMON_STRIDE,
+            "loss_weight": head.LOSS_WEIGHT,
+            "norm": head.NORM,
+            "ignore_value": head.IGNORE_VALUE,
+        }
+
+    def forward(
+        self, features: Dict[str, torch.Tensor], targets: Optional[torch.Tensor] = None
+    ) -> Tuple[Optional[torch.Tensor], Dict[str, torch.Tensor]]:
+        """Training: None and the losses for targets int64 [N, H, W]; else logits [N, classes, H, W], {}."""
+        logits = self.layers(features)
+        if self.training:
+            return None, self.losses(logits, targets)
+        return self._at_full_size(logits), {}
+
+    def layers(self, features: Dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits [N, classes, H / common_stride, W / common_stride]."""
+        scaled = [head(features[name]) for name, head in zip(self.in_features, self.scale_heads)]
+        return self.predictor(sum(scaled))
+
+    def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """Mean cross entropy, over the pixels not to ignore, of what `layers` returned, at full size."""
+        logits = self._at_full_size(predictions.float())
+        loss = F.cross_entropy(logits, targets, ignore_index=self.ignore_value)
+        return {"loss_sem_seg": loss * self.loss_weight}
+
+    def _at_full_size(self, logits: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False)
+
+
+def _conv(in_channels: int, out_channels: int, norm) -> Conv2d:
+    """A 3x3 convolution, its normalization and ReLU."""
+    normalization = get_norm(norm, out_channels)
+    conv = Conv2d(
+        in_channels, out_channels, 3, padding=1, bias=not norm, norm=normalization, activation=F.relu
+    )
+    weight_init.c2_msra_fill(conv)
+    return conv
+
+
+__getattr__ = missing_names(__name__, "SemanticSegmentor")
