@@ -11,13 +11,14 @@ import weakref
 
 from projects.checkpoint import Checkpointer
 from projects.config import check_datasets, setup_cfg, setup_run
-from projects.data.dataset_mapper import build_dataset_mapper
+from projects.data.dataset_mapper import build_dataset_mapper, learns_masks
 from projects.data.naming_mapper import NamingMapper
 from projects.data.training_data import load_training_data
 from projects.devices import choose_devices, distributed_on
 from projects.evaluation import build_evaluator
 from projects.files import drop_partial_line, explaining_full_disk
 from projects.finite_loss import FiniteLoss
+from projects.num_classes import predicts_semantics
 from projects.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
@@ -60,7 +61,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
-        return build_evaluator(dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(dataset_name, folder, masks=learns_masks(cfg), semantics=predicts_semantics(cfg))
 
     @classmethod
     def build_optimizer(cls, cfg, model):

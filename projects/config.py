@@ -3,7 +3,6 @@
 import difflib
 import logging
 import os
-from itertools import zip_longest
 from pathlib import Path
 from typing import Sequence
 
@@ -20,10 +19,12 @@ from . import FALLBACK_FOLDER
 from .cityscapes_api import serve_inner_path
 from .config_errors import naming_source
 from .data import cityscapes_cars  # noqa: F401  registers them
+from .data.dataset_mapper import learns_masks
 from .data.register import parse_dataset_flag, register_user_dataset, thing_class_count
 from .data.shapes import PRESETS
 from .data.shapes_catalog import register_shapes
-from .methods import ADD_CONFIG, NUM_CLASSES_KEYS
+from .methods import ADD_CONFIG
+from .num_classes import check_num_classes, thing_class_counts
 from .solver import add_solver_config
 
 logger = logging.getLogger(__name__)
@@ -37,9 +38,16 @@ def configs_dir() -> Path:
 
 def add_projects_config(cfg: CN) -> None:
     """Add to Detectron2's config the keys that the methods share, and every method's own."""
-    # "default" (Detectron2's DatasetMapper: instances) or "label_map" (each pixel's object and class). With the latter
-    # INPUT.CROP.TYPE may also be "object": crops of INPUT.CROP.SIZE pixels centred on an object.
-    cfg.INPUT.DATASET_MAPPER_NAME = "default"
+    # What the dataset gives to learn from. Empty: what the meta-architecture asks for. "default": instances, by
+    # Detectron2's DatasetMapper. "instance": the same, from polygons and RLE together. "thing_semantic": instances and
+    # the class of each pixel's thing. "label_map": each pixel's object and class.
+    # With all but "default" INPUT.CROP.TYPE may also be "object": crops of INPUT.CROP.SIZE pixels centred on an object.
+    cfg.INPUT.DATASET_MAPPER_NAME = ""
+    # Whether a crop of "instance" or "thing_semantic", which holds the centre of a random object, may cut objects;
+    # where not, it grows until it cuts none.
+    cfg.INPUT.CROP.CROP_INSTANCE = True
+    cfg.INPUT.HFLIP_TRAIN = True  # False for no flips in training, whatever INPUT.RANDOM_FLIP says
+    cfg.INPUT.IS_ROTATE = False  # random rotations, which AdelaiDet's text methods train with; only False can be used
     add_solver_config(cfg)
     for add_config in ADD_CONFIG:
         add_config(cfg)
@@ -64,16 +72,17 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = (), datasets: Sequenc
         with naming_source(cfg, config_file):
             cfg.merge_from_file(config_file)
     user_datasets = [parse_dataset_flag(flag) for flag in datasets]
-    for user_dataset in user_datasets:
-        register_user_dataset(*user_dataset)
     names = [name for name, _, _ in user_datasets]
     if names:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names[0],), (names[-1],)
     with naming_source(cfg):
         cfg.merge_from_list(list(opts))
-    key = NUM_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
-    if names and key and key not in opts:
-        cfg.merge_from_list([key, thing_class_count(cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)])
+    for user_dataset in user_datasets:
+        register_user_dataset(*user_dataset, needs_masks=learns_masks(cfg))
+    keys = [key for key in thing_class_counts(cfg) if key not in opts]
+    if names and keys:
+        count = thing_class_count(cfg.DATASETS.TRAIN or cfg.DATASETS.TEST)
+        cfg.merge_from_list([x for key in keys for x in (key, count)])
     return cfg
 
 
@@ -100,7 +109,6 @@ def check_datasets(cfg: CN, names: Sequence[str]) -> None:
         FileNotFoundError: a file or folder of a dataset does not exist.
         ValueError: the config is for another number of classes.
     """
-    class_names: dict[str, list[str]] = {}  # of the instance datasets so far
     for name in names:
         if name not in DatasetCatalog.list():
             close = difflib.get_close_matches(name, DatasetCatalog.list())
@@ -117,26 +125,7 @@ def check_datasets(cfg: CN, names: Sequence[str]) -> None:
                     "look elsewhere."
                     + _how_to_make(name)
                 )
-        key = NUM_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
-        classes = getattr(metadata, "thing_classes", None)
-        # A semantic dataset's classes are things and stuff together, and no concern of an instance head's.
-        semantic = metadata.get("evaluator_type") in ("sem_seg", "cityscapes_sem_seg")
-        if key and classes is not None and not semantic:
-            for other, other_classes in class_names.items():
-                if classes != other_classes:
-                    differing = next((x, y) for x, y in zip_longest(other_classes, classes) if x != y)
-                    raise ValueError(
-                        f"Datasets {other!r} and {name!r} have different thing classes: {len(other_classes)} and "
-                        f"{len(classes)}, first {differing[0]!r} and {differing[1]!r}. They must be the same, in order."
-                    )
-            class_names[name] = classes
-            configured = _get(cfg, key)
-            if configured != len(classes):
-                raise ValueError(
-                    f"{key} is {configured}, but dataset {name!r} has {len(classes)} thing classes "
-                    f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}). "
-                    f"Add '{key} {len(classes)}' to the command line or change the config."
-                )
+    check_num_classes(cfg, names)
 
 
 def _how_to_make(name: str) -> str:
@@ -146,10 +135,3 @@ def _how_to_make(name: str) -> str:
             root = os.environ.get("DETECTRON2_DATASETS", "datasets")
             return f" Make it with: python -m projects.data.shapes --preset {preset} --output '{root}'"
     return ""
-
-
-def _get(cfg: CN, key: str):
-    """The value at a dotted key."""
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg

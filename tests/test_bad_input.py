@@ -23,6 +23,7 @@ from tests import processes
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "configs/spatial_embeddings/shapes.yaml"
+BLENDMASK = ROOT / "configs/blendmask/shapes_demo.yaml"
 SIZE = 32
 SQUARE = [[4, 4, 20, 4, 20, 20, 4, 20]]
 
@@ -123,6 +124,39 @@ def test_odd_annotations_are_trained_on_and_evaluated(dataset, tmp_path, mapper)
     assert all(x.isfinite().all() for x in weights.values())
 
 
+def test_blendmask_trains_on_odd_annotations_and_evaluates_them(dataset, tmp_path):
+    more = {
+        "INPUT.MASK_FORMAT": "polygon",  # though some are RLE
+        "INPUT.CROP.ENABLED": True,
+        "INPUT.CROP.CROP_INSTANCE": False,
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
+        "DATASETS.TEST": ("mine",),
+        "SOLVER.WARMUP_ITERS": 0,
+    }
+    log = tmp_path / "log.txt"
+    processes.run(processes.train, log, arguments(tmp_path / "run", dataset(*ODD), config=BLENDMASK, **more))
+    text = log.read_text()
+    assert "1 of 13 annotations of mine have no mask and are left out" in text and "AP,AP50,AP75" in text
+    assert "loss_basis_sem" in text
+    weights = torch.load(tmp_path / "run/model_final.pth", weights_only=True)["model"]
+    assert all(x.isfinite().all() for x in weights.values())
+
+
+def test_a_detector_of_boxes_trains_on_boxes_alone(dataset, tmp_path):
+    flag = dataset([{}, {"category_id": 2, "bbox": [10, 2, 20, 9]}], [{"segmentation": SQUARE}], [])
+    more = {
+        "MODEL.META_ARCHITECTURE": "OneStageDetector",
+        "MODEL.MASK_ON": False,
+        "DATASETS.TEST": ("mine",),
+        "SOLVER.WARMUP_ITERS": 0,
+    }
+    log = tmp_path / "log.txt"
+    processes.run(processes.train, log, arguments(tmp_path / "run", flag, config=BLENDMASK, **more))
+    text = log.read_text()
+    assert "no mask" not in text and "loss_fcos_loc" in text
+    assert "Task: bbox" in text and "Task: segm" not in text
+
+
 def test_an_object_of_a_class_that_the_model_lacks_is_an_error_though_the_dataset_names_no_classes(dataset):
     cfg = config(dataset([{"segmentation": SQUARE}], [{"segmentation": SQUARE, "category_id": 2}]))
     cfg.MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES = 1
@@ -144,6 +178,17 @@ def test_what_an_odd_object_leaves_in_the_label_maps(dataset):
     mapper = build_dataset_mapper(cfg, is_train=True)
     pixels = [(mapper(record)["instance_map"] > 0).sum().item() for record in load_training_data(cfg)]
     assert pixels == [256, 0, 0, 0, 256, 1, 100, 0, 256, 0, 256]
+
+
+def test_what_an_odd_object_leaves_in_the_things_semantics(dataset):
+    flag = dataset(*ODD)
+    opts = ["INPUT.RANDOM_FLIP", "none", "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False, "INPUT.MASK_FORMAT", "polygon"]
+    cfg = setup_cfg(str(BLENDMASK), opts, [flag])
+    mapper = build_dataset_mapper(cfg, is_train=True)
+    made = [mapper(record) for record in load_training_data(cfg)]
+    # The third image's is a crowd; one of the ninth's objects has a box of no area, which can't be detected.
+    assert [(x["basis_sem"] > 0).sum().item() for x in made] == [256, 0, 256, 0, 256, 1, 100, 0, 256, 0, 256]
+    assert [len(x["instances"]) for x in made] == [3, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1]
 
 
 def test_the_label_maps_of_boxes_alone_are_empty(dataset):

@@ -11,9 +11,11 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
-from ..methods import NEEDS_GROUND_TRUTH
+from ..methods import DATASET_MAPPERS, NEEDS_GROUND_TRUTH
+from .instance_mapper import InstanceDatasetMapper
 from .label_maps import label_maps
 from .object_crop import RandomObjectCrop
+from .thing_semantic_mapper import ThingSemanticDatasetMapper
 
 
 class LabelMapDatasetMapper:
@@ -94,10 +96,34 @@ def _label_maps(annotations: list[dict], transforms: T.Transform, size: tuple[in
     return label_maps(masks, classes, torch.tensor([bool(x.get("iscrowd", 0)) for x in annotations], dtype=torch.bool))
 
 
+MAPPERS = {
+    "default": DatasetMapper,
+    "instance": InstanceDatasetMapper,
+    "thing_semantic": ThingSemanticDatasetMapper,
+    "label_map": LabelMapDatasetMapper,
+}
+
+
+def mapper_name(cfg) -> str:
+    """The key of ``MAPPERS`` that ``INPUT.DATASET_MAPPER_NAME`` names or, where empty, the meta-architecture."""
+    chosen = DATASET_MAPPERS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: "default")
+    name = cfg.INPUT.DATASET_MAPPER_NAME or chosen(cfg)
+    if name not in MAPPERS:
+        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; it must be empty or one of {sorted(MAPPERS)}.")
+    return name
+
+
+def learns_masks(cfg) -> bool:
+    """Whether a training needs the objects' masks, rather than their boxes alone."""
+    return cfg.MODEL.MASK_ON or mapper_name(cfg) == "label_map"
+
+
 def build_dataset_mapper(cfg, is_train: bool):
-    """The mapper that ``INPUT.DATASET_MAPPER_NAME`` names: "default" (Detectron2's) or "label_map"."""
-    mappers = {"default": DatasetMapper, "label_map": LabelMapDatasetMapper}
-    name = cfg.INPUT.DATASET_MAPPER_NAME
-    if name not in mappers:
-        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; it must be one of {sorted(mappers)}.")
-    return mappers[name](cfg, is_train)
+    """The mapper that the config asks for; see ``mapper_name``. Raises NotImplementedError for rotations."""
+    if cfg.INPUT.IS_ROTATE:
+        raise NotImplementedError("INPUT.IS_ROTATE is True, but there are no rotations here: set it to False.")
+    if not cfg.INPUT.HFLIP_TRAIN:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.RANDOM_FLIP = "none"
+    return MAPPERS[mapper_name(cfg)](cfg, is_train)

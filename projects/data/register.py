@@ -33,12 +33,12 @@ def parse_dataset_flag(text: str) -> tuple[str, str, str]:
     return name, os.path.expanduser(json_file), os.path.expanduser(image_root)
 
 
-def register_user_dataset(name: str, json_file: str, image_root: str) -> int:
+def register_user_dataset(name: str, json_file: str, image_root: str, needs_masks: bool = True) -> int:
     """Check a COCO-format instances file and its images, register them as ``name``, return the class count.
 
     Category ids may be any integers; the classes are numbered in the order of their ids.
     Raises FileNotFoundError for what is not on disk, ValueError for all else that is wrong. Registering the
-    same again does nothing; ``name`` registered with other files is an error.
+    same again does nothing; ``name`` registered with other files is an error. ``needs_masks``: boxes alone are one too.
     """
     _check_name(name, json_file, image_root)
     content = _read_json(name, json_file)
@@ -47,7 +47,7 @@ def register_user_dataset(name: str, json_file: str, image_root: str) -> int:
     where = f"dataset {name}: {json_file}"
     _check_categories(where, content["categories"])
     _check_images(where, content["images"], image_root)
-    _check_annotations(where, content)
+    _check_annotations(where, content, needs_masks)
 
     categories = sorted(content["categories"], key=lambda category: category["id"])
     if name not in DatasetCatalog.list():
@@ -152,7 +152,7 @@ def _check_images(where: str, images: list, image_root: str) -> None:
         )
 
 
-def _check_annotations(where: str, content: dict) -> None:
+def _check_annotations(where: str, content: dict, needs_masks: bool) -> None:
     annotations = content["annotations"]
     _check_keys(where, "annotations", annotations, ("id", "image_id", "category_id", "bbox"))
     _check_unique(where, "annotation", annotations)
@@ -176,7 +176,7 @@ def _check_annotations(where: str, content: dict) -> None:
             "%s: %d of %d annotations belong to none of its images and are left out: %s",
             where, len(strays), len(annotations), _some(f"{a['id']} (image_id {a['image_id']})" for a in strays),
         )  # fmt: skip
-    if annotations and not any(a.get("segmentation") for a in annotations):
+    if needs_masks and annotations and not any(a.get("segmentation") for a in annotations):
         raise ValueError(
             f"{where}: none of its {len(annotations)} annotations has a mask ('segmentation': polygons or RLE)"
         )

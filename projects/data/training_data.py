@@ -1,10 +1,11 @@
-"""What a training reads of its datasets: the images, with the annotations that a mask can be learnt from."""
+"""What a training reads of its datasets: the images, with the annotations that can be learnt from."""
 
 import logging
 
 from detectron2.data import get_detection_dataset_dicts
 
-from ..methods import NUM_CLASSES_KEYS
+from ..num_classes import predicts_semantics, thing_class_counts
+from .dataset_mapper import learns_masks, mapper_name
 
 logger = logging.getLogger(__name__)
 
@@ -12,38 +13,48 @@ logger = logging.getLogger(__name__)
 def load_training_data(cfg):
     """The dataset dicts of ``DATASETS.TRAIN``, or the torch dataset that is registered in their place.
 
-    Annotations without a mask are left out, with a warning, and then, by ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``,
-    images without an object.
+    Where masks are learnt, annotations without one are left out, with a warning, and then, by
+    ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``, images without an object.
 
     Raises:
-        ValueError: an object is of a class that the model doesn't have, no annotation has a mask, no image is left, or
-            the mapper can't take the masks.
+        ValueError: an object is of a class that the model doesn't have, no annotation has a mask, no image is left,
+            the mapper can't take the masks, or the semantic labels that the model learns from are missing.
     """
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+    names = ", ".join(cfg.DATASETS.TRAIN)
+    if isinstance(records, list) and predicts_semantics(cfg):
+        _check_semantic_labels(records, names)
     if not isinstance(records, list) or not any("annotations" in record for record in records):
         return records
-    names = ", ".join(cfg.DATASETS.TRAIN)
     _check_classes(cfg, records, names)
-    records = _with_masks(records, names)
-    if cfg.INPUT.DATASET_MAPPER_NAME == "default" and cfg.INPUT.MASK_FORMAT == "polygon":
-        _check_polygons(records)
+    if learns_masks(cfg):
+        records = _with_masks(records, names)
+        if mapper_name(cfg) == "default" and cfg.INPUT.MASK_FORMAT == "polygon":
+            _check_polygons(records)
     return _with_objects(records, names) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records
+
+
+def _check_semantic_labels(records: list[dict], names: str) -> None:
+    """Raise where an image has no semantic labels."""
+    for record in records:
+        if "sem_seg_file_name" not in record:
+            raise ValueError(
+                f"{names} has no semantic labels for {record['file_name']}, which the model's semantic branch learns "
+                "from. Train on a panoptic dataset with instances and labels, such as "
+                "coco_2017_train_panoptic_separated, or choose a config without that branch."
+            )
 
 
 def _check_classes(cfg, records: list[dict], names: str) -> None:
     """Raise where an object is of a class beyond the model's: a dataset may tell its classes when it is read only."""
-    key = NUM_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
     objects = [(a["category_id"], record["file_name"]) for record in records for a in record.get("annotations", [])]
-    if key is None or not objects:
-        return
-    node = cfg
-    for part in key.split("."):
-        node = node[part]
-    highest, file_name = max(objects)
-    if highest >= node:
+    highest, file_name = max(objects, default=(-1, ""))
+    wrong = {key: count for key, count in thing_class_counts(cfg).items() if highest >= count}
+    if wrong:
         raise ValueError(
-            f"{names} has an object of class {highest}, counted from 0, in {file_name}, but {key} is {node}. Add "
-            f"'{key} {highest + 1}' to the command line or change the config."
+            f"{names} has an object of class {highest}, counted from 0, in {file_name}, but "
+            + " and ".join(f"{key} is {count}" for key, count in wrong.items())
+            + f". Add '{' '.join(f'{key} {highest + 1}' for key in wrong)}' to the command line or change the config."
         )
 
 

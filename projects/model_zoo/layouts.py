@@ -84,7 +84,8 @@ def convert_if_published(loaded: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         loaded: what torch.load, or a Detectron2 checkpointer's ``_load_file``, gave. Returned as it is where its
-            weights are in no published layout; what a published file holds besides its weights is left out.
+            weights are in no published layout or have this project's names already, as a training's own checkpoint has
+            of a method whose authors' names this project keeps; else what it holds besides its weights is left out.
 
     Raises:
         ValueError: it is in a published layout, but some of its names are not.
@@ -93,8 +94,11 @@ def convert_if_published(loaded: dict[str, Any]) -> dict[str, Any]:
     layout = find_layout(weights)
     if layout is None:
         return loaded
+    converted = layout.convert(weights)
+    if converted.keys() == loaded.get("model", {}).keys():
+        return loaded
     logger.info("These are the weights of %s: converting their names", layout)
-    return {"model": layout.convert(weights)}
+    return {"model": converted}
 
 
 def weights_of(content: Any) -> dict[str, Tensor]:

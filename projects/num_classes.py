@@ -1,0 +1,75 @@
+"""Numbers of classes: the config keys that hold them, and whether the datasets agree with them."""
+
+from itertools import zip_longest
+from typing import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from .methods import NUM_CLASSES_KEYS, PREDICTS_SEMANTICS
+
+# As in ``methods``, of Detectron2's own meta-architectures, which baselines are made of.
+BASELINE_KEYS = {
+    "GeneralizedRCNN": ("MODEL.ROI_HEADS.NUM_CLASSES",),
+    "PanopticFPN": ("MODEL.ROI_HEADS.NUM_CLASSES",),
+    "RetinaNet": ("MODEL.RETINANET.NUM_CLASSES",),
+}
+SEMANTIC_BASELINES = ("PanopticFPN", "SemanticSegmentor")
+SEMANTIC_KEY = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+
+
+def thing_class_counts(cfg: CfgNode) -> dict[str, int]:
+    """The config keys that hold the model's number of thing classes, all of them the same number, with their values."""
+    keys = {**BASELINE_KEYS, **NUM_CLASSES_KEYS}.get(cfg.MODEL.META_ARCHITECTURE, ())
+    return {key: _get(cfg, key) for key in keys}
+
+
+def predicts_semantics(cfg: CfgNode) -> bool:
+    """Whether the model learns ``MODEL.SEM_SEG_HEAD``'s semantic classes and predicts "sem_seg"."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return PREDICTS_SEMANTICS[name](cfg) if name in PREDICTS_SEMANTICS else name in SEMANTIC_BASELINES
+
+
+def check_num_classes(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
+    """Raise ValueError where the datasets' classes, as their metadata gives them, are not those of the config, or
+    differ from one another."""
+    thing_classes: dict[str, list[str]] = {}  # of the instance datasets so far
+    for name in dataset_names:
+        metadata = MetadataCatalog.get(name)
+        kind = metadata.get("evaluator_type")
+        if predicts_semantics(cfg) and kind in ("sem_seg", "coco_panoptic_seg"):
+            _check_counts({SEMANTIC_KEY: _get(cfg, SEMANTIC_KEY)}, name, "stuff", metadata.stuff_classes)
+        counts, classes = thing_class_counts(cfg), metadata.get("thing_classes")
+        # A semantic dataset's classes are things and stuff together, and no concern of an instance head's.
+        if counts and classes is not None and kind not in ("sem_seg", "cityscapes_sem_seg"):
+            for other, other_classes in thing_classes.items():
+                _check_same(other, other_classes, name, classes)
+            thing_classes[name] = classes
+            _check_counts(counts, name, "thing", classes)
+
+
+def _check_counts(counts: dict[str, int], name: str, kind: str, classes: list[str]) -> None:
+    wrong = {key: count for key, count in counts.items() if count != len(classes)}
+    if wrong:
+        raise ValueError(
+            " and ".join(f"{key} is {count}" for key, count in wrong.items())
+            + f", but dataset {name!r} has {len(classes)} {kind} classes "
+            f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}). "
+            f"Add '{' '.join(f'{key} {len(classes)}' for key in wrong)}' to the command line or change the config."
+        )
+
+
+def _check_same(name: str, classes: list[str], other: str, other_classes: list[str]) -> None:
+    if classes != other_classes:
+        differing = next((x, y) for x, y in zip_longest(classes, other_classes) if x != y)
+        raise ValueError(
+            f"Datasets {name!r} and {other!r} have different thing classes: {len(classes)} and "
+            f"{len(other_classes)}, first {differing[0]!r} and {differing[1]!r}. They must be the same, in order."
+        )
+
+
+def _get(cfg: CfgNode, key: str):
+    """The value at a dotted key."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg

@@ -1,0 +1,129 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from projects.config import check_datasets, setup_cfg
+from projects.data.training_data import load_training_data
+from projects.num_classes import predicts_semantics, thing_class_counts
+
+BLENDMASK = ["MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.MASK_ON", True]
+KEYS = {
+    "SpatialEmbeddings": ["MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES"],
+    "BlendMask": ["MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES"],
+    "OneStageDetector": ["MODEL.FCOS.NUM_CLASSES"],
+    "GeneralizedRCNN": ["MODEL.ROI_HEADS.NUM_CLASSES"],
+    "PanopticFPN": ["MODEL.ROI_HEADS.NUM_CLASSES"],
+    "RetinaNet": ["MODEL.RETINANET.NUM_CLASSES"],
+    "SemanticSegmentor": [],
+}
+
+
+@pytest.fixture
+def register():
+    """register(name, **metadata) -> name of a dataset whose records are never read."""
+    added = []
+
+    def make(name, load=lambda: [], **metadata):
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(**metadata)
+        added.append(name)
+        return name
+
+    yield make
+    for name in added:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """The flag of a dataset with three classes of odd ids, and annotations that are boxes alone."""
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "1.png")
+    boxes = [{"id": k, "image_id": 9, "category_id": c, "bbox": [2, 2, 9, 9]} for k, c in enumerate([-4, 77, 500])]
+    content = {
+        "images": [{"id": 9, "file_name": "1.png", "height": 32, "width": 32}],
+        "annotations": [{**box, "area": 81, "iscrowd": 0} for box in boxes],
+        "categories": [{"id": k, "name": str(k)} for k in (500, -4, 77)],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = [[2, 2, 11, 2, 11, 11, 2, 11]]
+    (tmp_path / "masks.json").write_text(json.dumps(content))
+    yield lambda kind: f"{kind}={tmp_path / kind}.json:{tmp_path}"
+    for name in {"boxes", "masks"} & set(DatasetCatalog.list()):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_all_keys_of_a_model_follow_a_users_dataset(own_data, name):
+    cfg = setup_cfg(opts=["MODEL.META_ARCHITECTURE", name], datasets=[own_data("masks")])
+    assert thing_class_counts(cfg) == dict.fromkeys(KEYS[name], 3)
+    check_datasets(cfg, ["masks"])
+
+
+def test_a_key_of_the_command_line_stays(own_data):
+    cfg = setup_cfg(opts=[*BLENDMASK, "MODEL.BASIS_MODULE.NUM_CLASSES", "7"], datasets=[own_data("masks")])
+    assert thing_class_counts(cfg) == {"MODEL.FCOS.NUM_CLASSES": 3, "MODEL.BASIS_MODULE.NUM_CLASSES": 7}
+    with pytest.raises(ValueError, match=r"^MODEL.BASIS_MODULE.NUM_CLASSES is 7, but dataset 'masks' has 3 thing"):
+        check_datasets(cfg, ["masks"])
+
+
+def test_all_keys_that_do_not_fit_are_named_with_what_to_add(register):
+    register("made", evaluator_type="coco", thing_classes=["a", "b"])
+    with pytest.raises(ValueError) as error:
+        check_datasets(setup_cfg(opts=BLENDMASK), ["made"])
+    assert str(error.value).startswith("MODEL.FCOS.NUM_CLASSES is 80 and MODEL.BASIS_MODULE.NUM_CLASSES is 80, but")
+    assert "Add 'MODEL.FCOS.NUM_CLASSES 2 MODEL.BASIS_MODULE.NUM_CLASSES 2' to the command line" in str(error.value)
+
+
+def test_an_object_beyond_any_of_the_keys_is_an_error(register):
+    objects = [{"category_id": 5, "bbox": [0, 0, 2, 2], "segmentation": [[0, 0, 2, 0, 2, 2]]}]
+    register("made", lambda: [{"file_name": "x.jpg", "annotations": objects}])
+    cfg = setup_cfg(opts=[*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False, "DATASETS.TRAIN", "('made',)",
+                          "MODEL.FCOS.NUM_CLASSES", 6, "MODEL.BASIS_MODULE.NUM_CLASSES", 5])  # fmt: skip
+    with pytest.raises(ValueError, match="object of class 5.*in x.jpg, but MODEL.BASIS_MODULE.NUM_CLASSES is 5. Add"):
+        load_training_data(cfg)
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ([*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True], True),
+        ([*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False], False),
+        (["MODEL.META_ARCHITECTURE", "PanopticFPN"], True),
+        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], False),
+        (["MODEL.META_ARCHITECTURE", "SpatialEmbeddings"], False),
+    ],
+)
+def test_which_models_predict_semantics(options, expected):
+    assert predicts_semantics(setup_cfg(opts=options)) == expected
+
+
+@pytest.mark.parametrize("kind", ["sem_seg", "coco_panoptic_seg"])
+def test_semantic_classes_must_fit_a_semantic_branch(register, kind):
+    things = {"thing_classes": [str(k) for k in range(80)]} if kind == "coco_panoptic_seg" else {}
+    register("made", evaluator_type=kind, stuff_classes=["things", "sky", "sea"], **things)
+    check_datasets(setup_cfg(opts=[*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False]), ["made"])
+    with_branch = [*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True]
+    check_datasets(setup_cfg(opts=[*with_branch, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3]), ["made"])
+    with pytest.raises(ValueError, match=r"MODEL.SEM_SEG_HEAD.NUM_CLASSES is 54, but .* 3 stuff classes \(things, sky"):
+        check_datasets(setup_cfg(opts=with_branch), ["made"])
+
+
+def test_a_semantic_branch_needs_semantic_labels(own_data):
+    opts = [*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True]
+    with pytest.raises(ValueError, match="masks has no semantic labels for .*1.png.*_panoptic_separated"):
+        load_training_data(setup_cfg(opts=opts, datasets=[own_data("masks")]))
+
+
+def test_boxes_are_enough_where_no_masks_are_learnt(own_data):
+    opts = ["MODEL.META_ARCHITECTURE", "OneStageDetector"]
+    (record,) = load_training_data(setup_cfg(opts=opts, datasets=[own_data("boxes")]))
+    assert [x["category_id"] for x in record["annotations"]] == [0, 1, 2]
+    with pytest.raises(ValueError, match="none of its 3 annotations has a mask"):
+        setup_cfg(opts=[*opts, "MODEL.MASK_ON", True], datasets=[own_data("boxes")])
