@@ -8,6 +8,8 @@ DATASETS ?= $(or $(DETECTRON2_DATASETS),datasets)
 OUTPUT := output/spatial_embeddings_demo
 DEMO_CONFIG := configs/spatial_embeddings/shapes_demo.yaml
 
+# Threads that wait for others sleep: spinning costs tenfold where another job has one of the cores.
+export OMP_WAIT_POLICY ?= PASSIVE
 export DETECTRON2_DATASETS := $(DATASETS)
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 

@@ -158,9 +158,12 @@ class BlendMask(nn.Module):
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise the images and pad them to one size that the backbone's stride divides."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        return ImageList.from_tensors(
+        batch = ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
+        # All features follow this order of the memory, in which convolutions are faster.
+        batch.tensor = batch.tensor.contiguous(memory_format=torch.channels_last)
+        return batch
 
     def losses(self, batched_inputs: list[dict], images: ImageList, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of the detector, the bases' semantics, the masks and the panoptic branch, by name."""

@@ -33,6 +33,7 @@ def probe(config_file: str, opts: list[str], folder: Path, checkpoint: str | Non
     import detectron2
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.utils.env import seed_all_rng
+    from detectron2.utils.events import EventStorage
 
     cfg = setup_cfg(config_file, [*opts, "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"])
     seed_all_rng(7)
@@ -49,7 +50,8 @@ def probe(config_file: str, opts: list[str], folder: Path, checkpoint: str | Non
     batch = next(iter(Trainer.build_train_loader(cfg)))
     DetectionCheckpointer(model, str(folder)).load(cfg.MODEL.WEIGHTS)
     DetectionCheckpointer(model, str(folder)).save("model")
-    losses = model(batch)
+    with EventStorage():
+        losses = model(batch)
     return {
         "detectron2": f"{detectron2.__version__} in {os.path.dirname(detectron2.__file__)}",
         "config": cfg.dump(),

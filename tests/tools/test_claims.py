@@ -97,7 +97,21 @@ def test_mistakes_are_explained_before_anything_trains(run_here, tmp_path, monke
 
 def test_seeds_are_summed_up_by_mean_and_sample_standard_deviation():
     row = claims.ABLATION_ROWS["scalar_learnt"]
-    claim = claims.Claim("some.yaml", {"a": row}, "paper")
+    claim = claims.Claim({"a": row}, "paper")
     runs = [{"segm/AP": ap, "segm/AP50": 70.04, "minutes": 3.0} for ap in (41.0, 43.0, 45.0)]
     (cells,) = rows_of(claims.table(claim, {"a": runs})).values()
     assert cells == ["39.5", "43.0 ± 2.0", "70.0 ± 0.0", "3.0 ± 0.0"]
+
+
+def test_both_sides_of_a_comparison_have_the_same_data_backbone_and_schedule():
+    from projects.config import configs_dir, setup_cfg
+
+    rows = claims.CLAIMS["blendmask_mask_rcnn"].rows.values()
+    one, other = (setup_cfg(str(configs_dir() / row.config), row.opts) for row in rows)
+    assert one.MODEL.META_ARCHITECTURE != other.MODEL.META_ARCHITECTURE
+    assert one.SOLVER == other.SOLVER and one.DATASETS == other.DATASETS and one.MODEL.WEIGHTS == other.MODEL.WEIGHTS
+    assert one.MODEL.PIXEL_MEAN == other.MODEL.PIXEL_MEAN and one.MODEL.PIXEL_STD == other.MODEL.PIXEL_STD
+    assert one.INPUT == other.INPUT
+    for resnets in (one.MODEL.RESNETS, other.MODEL.RESNETS):
+        del resnets["OUT_FEATURES"]  # whose finest BlendMask needs not
+    assert one.MODEL.RESNETS == other.MODEL.RESNETS and one.MODEL.FPN.OUT_CHANNELS == other.MODEL.FPN.OUT_CHANNELS

@@ -2,24 +2,33 @@
 
 from detectron2._missing import missing_names
 
+from .anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
 from .backbone import (
     BACKBONE_REGISTRY, FPN, Backbone, ResNet, ResNetBlockBase,
     build_backbone, build_resnet_backbone, make_stage,
 )  # fmt: skip
-from .meta_arch import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model, build_sem_seg_head
+from .meta_arch import (
+    META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, GeneralizedRCNN, ProposalNetwork,
+    build_model, build_sem_seg_head,
+)  # fmt: skip
+from .postprocessing import detector_postprocess
+from .proposal_generator import (
+    PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY,
+    build_proposal_generator, build_rpn_head,
+)  # fmt: skip
+from .roi_heads import (
+    ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY,
+    BaseMaskRCNNHead, FastRCNNOutputLayers, ROIHeads, StandardROIHeads,
+    build_box_head, build_mask_head, build_roi_heads,
+)  # fmt: skip
 
 __getattr__ = missing_names(
     __name__,
     """
-    ANCHOR_GENERATOR_REGISTRY BaseKeypointRCNNHead BaseMaskRCNNHead DatasetMapperTTA FCOS FastRCNNOutputLayers
-    GeneralizedRCNN GeneralizedRCNNWithTTA MMDetBackbone MMDetDetector MViT PROPOSAL_GENERATOR_REGISTRY
-    PanopticFPN ProposalNetwork ROIHeads ROI_BOX_HEAD_REGISTRY ROI_HEADS_REGISTRY ROI_KEYPOINT_HEAD_REGISTRY
-    ROI_MASK_HEAD_REGISTRY RPN_HEAD_REGISTRY RetinaNet SemanticSegmentor SimpleFeaturePyramid
-    StandardROIHeads SwinTransformer ViT build_anchor_generator build_box_head build_keypoint_head
-    build_mask_head build_proposal_generator build_roi_heads build_rpn_head detector_postprocess
-    get_vit_lr_decay_rate
+    BaseKeypointRCNNHead DatasetMapperTTA FCOS GeneralizedRCNNWithTTA MMDetBackbone MMDetDetector MViT PanopticFPN
+    ROI_KEYPOINT_HEAD_REGISTRY RetinaNet SemanticSegmentor SimpleFeaturePyramid SwinTransformer ViT
+    build_keypoint_head get_vit_lr_decay_rate
 
-    anchor_generator box_regression matcher mmdet_wrapper poolers proposal_generator roi_heads sampling
-    test_time_augmentation
+    mmdet_wrapper test_time_augmentation
     """,
 )
