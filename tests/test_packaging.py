@@ -5,17 +5,20 @@ import zipfile
 
 from tests.conftest import ROOT
 
+METHODS = ("spatial_embeddings", "blendmask")
+
 
 def test_a_wheel_carries_methods_fallback_configs_and_native_ops(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     shutil.copy(ROOT / "setup.py", source)
-    for folder in ("projects", "spatial_embeddings", "configs"):
+    for folder in ("projects", *METHODS, "configs"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    csrc = source / "spatial_embeddings/csrc"
-    shutil.rmtree(csrc)  # whose compilation takes a minute
-    csrc.mkdir()
-    (csrc / "quick.cpp").write_text("int answer() { return 42; }")
+    for method in METHODS:
+        csrc = source / method / "csrc"
+        shutil.rmtree(csrc)  # whose compilation takes a minute
+        csrc.mkdir()
+        (csrc / "quick.cpp").write_text("int answer() { return 42; }")
     files = [path.relative_to(source) for path in source.rglob("*") if path.suffix in (".py", ".yaml")]
     expected = [str(path) for path in files if path.name != "setup.py"]
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
@@ -24,5 +27,5 @@ def test_a_wheel_carries_methods_fallback_configs_and_native_ops(tmp_path):
     packed = set(zipfile.ZipFile(wheel).namelist())
     for name in expected:
         assert (f"projects/{name}" if name.startswith("configs/") else name) in packed, name
-    assert "spatial_embeddings/_C.so" in packed
+    assert all(f"{method}/_C.so" in packed for method in METHODS)
     assert not any(name.endswith((".cpp", ".cu", ".h")) for name in packed)

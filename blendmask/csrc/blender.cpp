@@ -1,4 +1,5 @@
-// The blender on the CPU. Crops and enlarged attention are made for a few detections at a time, for the gradients again.
+// The blender on the CPU. Crops and enlarged attention exist for one detection at a time in every thread; the gradients
+// make them again.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -6,6 +7,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "blender.h"
@@ -15,9 +17,6 @@
 namespace blendmask {
 namespace {
 
-// Detections whose crops are in memory at once while gradients are computed.
-constexpr int64_t kBatch = 32;
-
 // Samples whose softmax is computed at once.
 constexpr int64_t kStrip = 64;
 
@@ -25,13 +24,14 @@ template <typename T>
 struct Inputs {
   Options options;
   int64_t samples;  // R·R
-  int64_t images, num_bases, height, width;
+  int64_t detections, images, num_bases, height, width;
   const T *bases, *boxes, *attention;
   Interpolation<T> enlarging;  // of the attention, along either side
 
   Inputs(const Options& o, const at::Tensor& all_bases, const at::Tensor& all_boxes, const at::Tensor& all_attention)
       : options(o),
         samples(o.resolution * o.resolution),
+        detections(all_boxes.size(0)),
         images(all_bases.size(0)),
         num_bases(all_bases.size(1)),
         height(all_bases.size(2)),
@@ -40,22 +40,36 @@ struct Inputs {
         boxes(all_boxes.const_data_ptr<T>()),
         attention(all_attention.const_data_ptr<T>()) {
     enlarging.fill(o.resolution, 1, [&](int64_t sample, int64_t) { return attention_taps<T>(sample, o); });
-    for (int64_t n = 0; n < all_boxes.size(0); ++n)
+    for (int64_t n = 0; n < detections; ++n)
       TORCH_CHECK_INDEX(
           boxes[5 * n] >= 0 && boxes[5 * n] < images, "Box ", n, " is of image ", boxes[5 * n], ", but there are ",
           images);
   }
 
   int64_t image(int64_t n) const { return int64_t(boxes[5 * n]); }
-  const T* base(int64_t image, int64_t k) const { return bases + (image * num_bases + k) * height * width; }
-  const T* attention_of(int64_t n, int64_t k) const {
-    return attention + (n * num_bases + k) * options.attention_size * options.attention_size;
+
+  Plane<const T> base(int64_t image, int64_t k) const {
+    return {bases + (image * num_bases + k) * height * width, height, width};
+  }
+
+  Plane<const T> attention_of(int64_t n, int64_t k) const {
+    const int64_t side = options.attention_size;
+    return {attention + (n * num_bases + k) * side * side, side, side};
   }
 };
 
-// Softmax over `count` planes of `size` numbers, in place.
+// Makes exponentials of logits, exp(logit − above), given numbers that are no less than the logits but for rounding.
 template <typename T>
-void softmax(T* planes, int64_t count, int64_t size) {
+void to_terms(T* logits, const T* above, int64_t size) {
+  // Two loops: compilers make no vector instructions of the choice and the exponential together.
+  for (int64_t i = 0; i < size; ++i) logits[i] = softmax_distance(above[i], logits[i]);
+  for (int64_t i = 0; i < size; ++i) logits[i] = softmax_term(logits[i]);
+}
+
+// Softmax over `count` planes of `size` logits, in place. log_sums: [size], where it isn't null, gets the logarithm of
+// the sum of their exponentials.
+template <typename T>
+void softmax(T* planes, int64_t count, int64_t size, T* log_sums) {
   T largest[kStrip], sum[kStrip];
   for (int64_t first = 0; first < size; first += kStrip) {
     const int64_t length = std::min(kStrip, size - first);
@@ -69,80 +83,27 @@ void softmax(T* planes, int64_t count, int64_t size) {
     std::fill_n(sum, length, T(0));
     for (int64_t k = 0; k < count; ++k) {
       T* const terms = strip + k * size;
-      // In a loop of its own: compilers make no vector instructions of the choice and the exponential together.
-      for (int64_t i = 0; i < length; ++i) terms[i] = softmax_distance(largest[i], terms[i]);
-      for (int64_t i = 0; i < length; ++i) {
-        terms[i] = softmax_term(terms[i]);
-        sum[i] += terms[i];
-      }
+      to_terms(terms, largest, length);
+      for (int64_t i = 0; i < length; ++i) sum[i] += terms[i];
     }
+    if (log_sums)
+      for (int64_t i = 0; i < length; ++i) log_sums[first + i] = largest[i] + std::log(sum[i]);
     for (int64_t i = 0; i < length; ++i) sum[i] = 1 / sum[i];
     for (int64_t k = 0; k < count; ++k)
       for (int64_t i = 0; i < length; ++i) strip[k * size + i] *= sum[i];
   }
 }
 
-// What one thread needs for one detection after the other.
+// How one detection's bases are cropped.
 template <typename T>
-struct Workspace {
-  std::vector<T> shares;  // [K, R, R], softmax of the enlarged attention
-  std::vector<T> mask;    // [R, R]
-  Lines<T> lines;
-};
+struct Window {
+  Interpolation<T> rows, columns;
 
-// The crops of one detection after the other, which `differentiate` turns into the gradient by them.
-template <typename T>
-class Crops {
- public:
-  // Also makes what the crops weigh, work.shares.
-  void make(const Inputs<T>& in, int64_t n, Workspace<T>& work) {
-    image_ = in.image(n);
+  void place(const Inputs<T>& in, int64_t n) {
     const T* box = in.boxes + 5 * n;
-    cut(in, box[1], box[3], in.width, columns_);
-    cut(in, box[2], box[4], in.height, rows_);
-    crops_.resize(in.num_bases * in.samples), work.shares.resize(in.num_bases * in.samples);
-    for (int64_t k = 0; k < in.num_bases; ++k) {
-      const Plane<const T> base{in.base(image_, k), in.height, in.width};
-      resample(rows_, columns_, base, work.lines, &crops_[k * in.samples]);
-      const Plane<const T> attention{in.attention_of(n, k), in.options.attention_size, in.options.attention_size};
-      resample(in.enlarging, in.enlarging, attention, work.lines, &work.shares[k * in.samples]);
-    }
-    softmax(work.shares.data(), in.num_bases, in.samples);
+    cut(in, box[1], box[3], in.width, columns);
+    cut(in, box[2], box[4], in.height, rows);
   }
-
-  // mask: [R, R].
-  void blend(const Inputs<T>& in, const Workspace<T>& work, T* mask) const {
-    std::fill_n(mask, in.samples, T(0));
-    for (int64_t k = 0; k < in.num_bases; ++k) {
-      const T *crop = &crops_[k * in.samples], *share = &work.shares[k * in.samples];
-      for (int64_t i = 0; i < in.samples; ++i) mask[i] += share[i] * crop[i];
-    }
-  }
-
-  // gradient: by the mask [R, R]. Adds the gradient by the attention [K, M, M].
-  void differentiate(const Inputs<T>& in, const T* gradient, Workspace<T>& work, T* by_attention) {
-    const int64_t side = in.options.attention_size;
-    work.mask.resize(in.samples);
-    T* const mask = work.mask.data();
-    blend(in, work, mask);
-    for (int64_t k = 0; k < in.num_bases; ++k) {
-      T *crop = &crops_[k * in.samples], *share = &work.shares[k * in.samples];
-      for (int64_t i = 0; i < in.samples; ++i) {
-        const T by_crop = gradient[i] * share[i];
-        share[i] = by_crop * (crop[i] - mask[i]);  // by the enlarged attention
-        crop[i] = by_crop;
-      }
-      const Plane<T> attention{by_attention + k * side * side, side, side};
-      add_resample_gradient(in.enlarging, in.enlarging, share, work.lines, attention);
-    }
-  }
-
-  // After `differentiate`: adds the gradient by the k-th base [h, w] of the detection's image.
-  void add_base_gradient(const Inputs<T>& in, int64_t k, Lines<T>& lines, T* base) const {
-    add_resample_gradient(rows_, columns_, &crops_[k * in.samples], lines, Plane<T>{base, in.height, in.width});
-  }
-
-  int64_t image() const { return image_; }
 
  private:
   static void cut(const Inputs<T>& in, T first, T last, int64_t size, Interpolation<T>& table) {
@@ -151,25 +112,74 @@ class Crops {
       return crop_taps(side, sample, point, size);
     });
   }
-
-  int64_t image_ = 0;
-  Interpolation<T> rows_, columns_;
-  std::vector<T> crops_;  // [K, R, R]
 };
+
+// The blending of one detection after the other.
+template <typename T>
+class Blender {
+ public:
+  explicit Blender(const Inputs<T>& in)
+      : in_(in), crops_(in.num_bases * in.samples), shares_(in.num_bases * in.samples) {}
+
+  // mask: [R, R]. log_sums: [R, R] or null, see `softmax`.
+  void blend(int64_t n, T* mask, T* log_sums) {
+    window_.place(in_, n);
+    for (int64_t k = 0; k < in_.num_bases; ++k) {
+      resample(window_.rows, window_.columns, in_.base(in_.image(n), k), lines_, crop(k));
+      resample(in_.enlarging, in_.enlarging, in_.attention_of(n, k), lines_, share(k));
+    }
+    softmax(shares_.data(), in_.num_bases, in_.samples, log_sums);
+    std::fill_n(mask, in_.samples, T(0));
+    for (int64_t k = 0; k < in_.num_bases; ++k)
+      for (int64_t i = 0; i < in_.samples; ++i) mask[i] += share(k)[i] * crop(k)[i];
+  }
+
+  // After `blend`, given the gradient by its mask: adds that by the attention [K, M, M].
+  void add_attention_gradient(const T* gradient, const T* mask, T* by_attention) {
+    const int64_t side = in_.options.attention_size;
+    for (int64_t k = 0; k < in_.num_bases; ++k, by_attention += side * side) {
+      T *weight = share(k), *value = crop(k);
+      for (int64_t i = 0; i < in_.samples; ++i) weight[i] *= gradient[i] * (value[i] - mask[i]);
+      add_resample_gradient(in_.enlarging, in_.enlarging, weight, lines_, Plane<T>{by_attention, side, side});
+    }
+  }
+
+ private:
+  T* crop(int64_t k) { return &crops_[k * in_.samples]; }
+  T* share(int64_t k) { return &shares_[k * in_.samples]; }
+
+  const Inputs<T>& in_;
+  Window<T> window_;
+  std::vector<T> crops_, shares_;  // [K, R, R]: of the bases, and what they weigh
+  Lines<T> lines_;
+};
+
+// Adds the gradient by the k-th base [h, w] of an image, given that by all masks. log_sums: [N, R, R], of the detections'
+// enlarged attention.
+template <typename T>
+void add_base_gradient(const Inputs<T>& in, int64_t image, int64_t k, const T* by_masks, const T* log_sums, T* by_base) {
+  Window<T> window;
+  Lines<T> lines;
+  std::vector<T> by_crop(in.samples);
+  for (int64_t n = 0; n < in.detections; ++n) {
+    if (in.image(n) != image) continue;
+    window.place(in, n);
+    resample(in.enlarging, in.enlarging, in.attention_of(n, k), lines, by_crop.data());
+    to_terms(by_crop.data(), log_sums + n * in.samples, in.samples);
+    for (int64_t i = 0; i < in.samples; ++i) by_crop[i] *= by_masks[n * in.samples + i];
+    add_resample_gradient(window.rows, window.columns, by_crop.data(), lines, Plane<T>{by_base, in.height, in.width});
+  }
+}
 
 template <typename T>
 at::Tensor blend_as(
     const Options& options, const at::Tensor& bases, const at::Tensor& boxes, const at::Tensor& attention) {
   const Inputs<T> in(options, bases, boxes, attention);
-  at::Tensor masks = at::empty({boxes.size(0), options.resolution, options.resolution}, bases.options());
+  at::Tensor masks = at::empty({in.detections, options.resolution, options.resolution}, bases.options());
   T* mask = masks.mutable_data_ptr<T>();
-  at::parallel_for(0, boxes.size(0), 1, [&](int64_t first, int64_t last) {
-    Crops<T> crops;
-    Workspace<T> work;
-    for (int64_t n = first; n < last; ++n) {
-      crops.make(in, n, work);
-      crops.blend(in, work, mask + n * in.samples);
-    }
+  at::parallel_for(0, in.detections, 1, [&](int64_t first, int64_t last) {
+    Blender<T> blender(in);
+    for (int64_t n = first; n < last; ++n) blender.blend(n, mask + n * in.samples, nullptr);
   });
   return masks;
 }
@@ -179,31 +189,27 @@ std::tuple<at::Tensor, at::Tensor> blend_backward_as(
     const Options& options, const at::Tensor& gradient, const at::Tensor& bases, const at::Tensor& boxes,
     const at::Tensor& attention) {
   const Inputs<T> in(options, bases, boxes, attention);
-  at::Tensor by_bases = at::zeros(bases.sizes(), bases.options());
+  const T* by_masks = gradient.const_data_ptr<T>();
   at::Tensor by_attention = at::zeros(attention.sizes(), bases.options());
-  T *by_base = by_bases.mutable_data_ptr<T>(), *by_cells = by_attention.mutable_data_ptr<T>();
-  const T* by_mask = gradient.const_data_ptr<T>();
-  const int64_t detections = boxes.size(0);
-  std::vector<Crops<T>> batch(std::min(kBatch, detections));
-  for (int64_t start = 0; start < detections; start += kBatch) {
-    const int64_t count = std::min(kBatch, detections - start);
-    at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
-      Workspace<T> work;
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t n = start + i;
-        batch[i].make(in, n, work);
-        batch[i].differentiate(in, by_mask + n * in.samples, work, by_cells + n * attention.size(1));
-      }
-    });
-    // No two threads add to the same base, and to each the detections are added in their order.
-    at::parallel_for(0, in.images * in.num_bases, 1, [&](int64_t first, int64_t last) {
-      Lines<T> lines;
-      for (int64_t plane = first; plane < last; ++plane)
-        for (int64_t i = 0; i < count; ++i)
-          if (batch[i].image() == plane / in.num_bases)
-            batch[i].add_base_gradient(in, plane % in.num_bases, lines, by_base + plane * in.height * in.width);
-    });
-  }
+  T* by_logits = by_attention.mutable_data_ptr<T>();
+  std::vector<T> log_sums(in.detections * in.samples);
+  at::parallel_for(0, in.detections, 1, [&](int64_t first, int64_t last) {
+    Blender<T> blender(in);
+    std::vector<T> mask(in.samples);
+    for (int64_t n = first; n < last; ++n) {
+      blender.blend(n, mask.data(), &log_sums[n * in.samples]);
+      blender.add_attention_gradient(by_masks + n * in.samples, mask.data(), by_logits + n * attention.size(1));
+    }
+  });
+
+  at::Tensor by_bases = at::zeros(bases.sizes(), bases.options());
+  T* by_base = by_bases.mutable_data_ptr<T>();
+  // A thread has bases to itself, and adds the detections in their order: the sums are the same in every run.
+  at::parallel_for(0, in.images * in.num_bases, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      add_base_gradient(
+          in, i / in.num_bases, i % in.num_bases, by_masks, log_sums.data(), by_base + i * in.height * in.width);
+  });
   return {by_bases, by_attention};
 }
 

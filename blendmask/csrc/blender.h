@@ -17,8 +17,8 @@ struct Options {
   bool nearest;
 };
 
-// One side of a box in the bases, cut into bins, one a sample of the mask. A sample is the mean of the bases at `points`
-// positions in its bin along each side.
+// One side of a box in the bases, cut into bins, one a sample of the mask. A sample is the mean of the bases at so many
+// points along each side of its bin.
 template <typename T>
 struct Side {
   T start, bin;

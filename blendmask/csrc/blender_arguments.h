@@ -31,7 +31,8 @@ inline Options check_arguments(
   return {resolution, attention_size, spatial_scale, sampling_ratio, nearest};
 }
 
-inline void check_gradient(const at::Tensor& gradient, const at::Tensor& bases, const at::Tensor& boxes, int64_t resolution) {
+inline void check_gradient(
+    const at::Tensor& gradient, const at::Tensor& bases, const at::Tensor& boxes, int64_t resolution) {
   TORCH_CHECK_VALUE(
       gradient.dim() == 3 && gradient.size(0) == boxes.size(0) && gradient.size(1) == resolution &&
           gradient.size(2) == resolution && gradient.scalar_type() == bases.scalar_type() &&

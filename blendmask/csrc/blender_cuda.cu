@@ -1,5 +1,5 @@
-// The blender on the GPU: a thread a sample of a mask. Nothing is stored but the result; the gradients compute crops and
-// softmax again, and are added up in no fixed order.
+// The blender on the GPU: a thread a sample of a mask. Nothing is stored but the result: the gradients compute crops
+// and softmax again. They are added up in no fixed order.
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -136,7 +136,8 @@ unsigned blocks(int64_t count) { return unsigned(std::min((count + kThreads - 1)
 
 // The tensors are contiguous.
 template <typename T>
-Inputs<T> inputs(const Options& options, const at::Tensor& bases, const at::Tensor& boxes, const at::Tensor& attention) {
+Inputs<T> inputs(
+    const Options& options, const at::Tensor& bases, const at::Tensor& boxes, const at::Tensor& attention) {
   return {
       options,
       bases.size(0),

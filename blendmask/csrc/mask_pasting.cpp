@@ -14,10 +14,11 @@
 namespace blendmask {
 namespace {
 
-// Pastes a mask [size, size] into an image. The mask's rows are interpolated along the columns as they come, the last two
-// of them are kept, and the image's rows are interpolated between those.
+// Pastes one mask after the other. A mask's rows are interpolated along the columns as they come, the last two of them
+// are kept, and the image's rows are interpolated between those.
 class Paster {
  public:
+  // mask: [size, size]. Writes the pixels of `image` that the sides reach.
   void paste(
       const float* mask, int64_t size, const PastedSide& columns, const PastedSide& rows, float threshold, bool* image,
       int64_t width) {

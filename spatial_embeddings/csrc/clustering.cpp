@@ -3,20 +3,18 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
 #include "box.h"
 #include "clustering.h"
 #include "clustering_arguments.h"
+#include "projects/csrc/empty_masks.h"
 
 namespace spatial_embeddings {
 namespace {
@@ -158,14 +156,6 @@ std::vector<Object> cluster_class(const Maps& maps, const Thresholds& thresholds
   return objects;
 }
 
-// Masks of no pixel [count, height, width]. The system hands out zeroed memory page by page where it is written: most
-// of a mask is never touched, and costs neither time nor memory.
-at::Tensor empty_masks(int64_t count, int64_t height, int64_t width) {
-  void* memory = std::calloc(std::max<int64_t>(1, count * height * width), sizeof(bool));
-  if (!memory) throw std::bad_alloc();
-  return at::from_blob(memory, {count, height, width}, std::free, at::TensorOptions().dtype(at::kBool));
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> cluster(
     const at::Tensor& embeddings, const at::Tensor& bandwidth, const at::Tensor& seeds, double seed_threshold,
     int64_t min_pixels, double min_unclustered, bool return_masks) {
@@ -189,7 +179,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> cluster(
   at::Tensor labels = at::zeros({height, width}, e.options().dtype(at::kInt));
   at::Tensor scores = at::empty({total}, e.options());
   at::Tensor classes = at::empty({total}, e.options().dtype(at::kLong));
-  at::Tensor masks = empty_masks(return_masks ? total : 0, height, width);
+  at::Tensor masks = projects::empty_masks(return_masks ? total : 0, height, width);
   int32_t* label = labels.mutable_data_ptr<int32_t>();
   int64_t k = 0;
   for (int64_t c = 0; c < num_classes; ++c)

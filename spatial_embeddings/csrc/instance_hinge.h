@@ -3,11 +3,13 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
+#include "projects/csrc/exp_minus.h"
 #include "projects/csrc/host_device.h"
 
 namespace spatial_embeddings {
+
+using projects::exp_minus;
 
 // What an object attracts by: phi = exp(-distance).
 struct Attraction {
@@ -29,29 +31,6 @@ constexpr float kNegligiblePhi = 1e-8f;
 HOST_DEVICE float reach(float smallest_own_distance) {
   const float phi = -std::expm1(-smallest_own_distance);
   return -std::log(phi > kNegligiblePhi ? phi : kNegligiblePhi);
-}
-
-// exp(-distance) for a distance of 0 to 80, to 2e-7 of its value, as 2^n · exp(r) with integer n and
-// |r| <= log(2) / 2. Compilers make vector instructions of it, unlike of std::exp.
-HOST_DEVICE float exp_minus(float distance) {
-  constexpr float kRound = 0x1.8p23f;  // what is added to it keeps no digit after the point
-  const float shifted = kRound - distance * 0x1.715476p0f;
-  const float n = shifted - kRound;
-  const float r = -distance - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f;  // log(2) in two parts, n · the first is exact
-  float power = 1.0f / 5040;
-  power = power * r + 1.0f / 720;
-  power = power * r + 1.0f / 120;
-  power = power * r + 1.0f / 24;
-  power = power * r + 1.0f / 6;
-  power = power * r + 1.0f / 2;
-  power = power * r + 1.0f;
-  power = power * r + 1.0f;
-  uint32_t exponent, bits;
-  std::memcpy(&exponent, &shifted, sizeof(float));
-  std::memcpy(&bits, &power, sizeof(float));
-  bits += exponent << 23;
-  std::memcpy(&power, &bits, sizeof(float));
-  return power;
 }
 
 // Half a pixel's hinge error, 0 to 1.

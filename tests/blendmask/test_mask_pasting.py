@@ -100,7 +100,8 @@ def test_native_equals_the_reference(seed, count, mask_size, height, width, thre
     masks, boxes = make_case(seed, count, mask_size, height, width, overhang=20.0)
     arguments = masks, boxes, height, width, threshold
     different = torch.ops.blendmask.paste_masks(*arguments) != paste_masks_reference(*arguments)
-    assert different.sum() <= 2e-5 * different.numel()
+    # Where a probability is the threshold but for its last digits.
+    assert different.sum() <= 2
 
 
 def test_a_mask_fills_its_box(implementation):
