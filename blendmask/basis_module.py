@@ -15,9 +15,11 @@ from detectron2.config import configurable
 from detectron2.layers import Conv2d, NaiveSyncBatchNorm, ShapeSpec, get_norm
 from detectron2.utils.registry import Registry
 
+NORMS = ("BN", "SyncBN", "FrozenBN", "GN", "")
+
 BASIS_MODULE_REGISTRY = Registry("BASIS_MODULE")
 BASIS_MODULE_REGISTRY.__doc__ = """Bottom modules: called with the config and the input shapes (name -> ShapeSpec), they give
-an nn.Module from features and, in training, targets to (bases [N, K, H, W], losses)."""
+an nn.Module from features and, in training, targets to (bases [N, K, H, W], losses), with the bases' ``stride`` in pixels."""
 
 
 def build_basis_module(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
@@ -27,6 +29,8 @@ def build_basis_module(cfg, input_shape: dict[str, ShapeSpec]) -> nn.Module:
 
 def conv_block(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
     """A 3×3 convolution without a bias, norm and ReLU."""
+    if norm not in NORMS:
+        raise ValueError(f"MODEL.BASIS_MODULE.NORM is {norm!r}; it must be one of {NORMS}.")
     conv = Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     # Plain "SyncBN" demands a GPU wherever several processes train.
@@ -49,7 +53,7 @@ class ProtoNet(nn.Module):
         num_convs: int = 3,
         semantic_classes: int | None = None,
         semantic_weight: float = 0.3,
-        semantic_stride: int = 8,
+        in_stride: int = 8,
     ):
         """
         Args:
@@ -60,7 +64,7 @@ class ProtoNet(nn.Module):
             num_convs: convolutions before the upsampling.
             semantic_classes: thing classes of the auxiliary loss; None for no such loss.
             semantic_weight: of the auxiliary loss.
-            semantic_stride: of the finest level, in pixels.
+            in_stride: of the finest level, in pixels; the bases' ``stride`` is half of it.
         """
         super().__init__()
         self.in_features = list(in_channels)
@@ -73,7 +77,8 @@ class ProtoNet(nn.Module):
         )
         self.semantic_classes = semantic_classes
         self.semantic_weight = semantic_weight
-        self.semantic_stride = semantic_stride
+        self.in_stride = in_stride
+        self.stride = in_stride // 2
         if semantic_classes is not None:
             self.seg_head = nn.Sequential(
                 nn.Conv2d(in_channels[self.in_features[0]], channels, kernel_size=3, padding=1, bias=False),
@@ -94,6 +99,12 @@ class ProtoNet(nn.Module):
                 f"MODEL.BASIS_MODULE.IN_FEATURES asks for {', '.join(missing)}, but the backbone gives "
                 f"{', '.join(input_shape)}."
             )
+        stride = input_shape[basis.IN_FEATURES[0]].stride
+        if basis.LOSS_ON and basis.COMMON_STRIDE != stride:
+            raise ValueError(
+                f"MODEL.BASIS_MODULE.COMMON_STRIDE is {basis.COMMON_STRIDE}, but {basis.IN_FEATURES[0]}, the first of "
+                f"MODEL.BASIS_MODULE.IN_FEATURES, has stride {stride}."
+            )
         return {
             "in_channels": {name: input_shape[name].channels for name in basis.IN_FEATURES},
             "num_bases": basis.NUM_BASES,
@@ -102,7 +113,7 @@ class ProtoNet(nn.Module):
             "num_convs": basis.NUM_CONVS,
             "semantic_classes": basis.NUM_CLASSES if basis.LOSS_ON else None,
             "semantic_weight": basis.LOSS_WEIGHT,
-            "semantic_stride": basis.COMMON_STRIDE,
+            "in_stride": stride,
         }
 
     def forward(
@@ -132,15 +143,10 @@ class ProtoNet(nn.Module):
     def _semantic_loss(self, features: dict[str, Tensor], targets: Tensor | None) -> Tensor:
         if targets is None:
             raise ValueError(
-                "MODEL.BASIS_MODULE.LOSS_ON needs 'basis_sem', the semantics of things, in every input of a training. The "
-                "mapper of INPUT.DATASET_MAPPER_NAME thing_semantic makes it from the instances."
+                "MODEL.BASIS_MODULE.LOSS_ON needs 'basis_sem', the semantics of things, in every input of a training. "
+                "projects.data.thing_semantic_mapper.ThingSemanticDatasetMapper, INPUT.DATASET_MAPPER_NAME "
+                "thing_semantic, makes it from the instances."
             )
-        step = self.semantic_stride
-        logits = self.semantics(features)
-        subsampled = targets[:, ::step, ::step]
-        if subsampled.shape[1:] != logits.shape[2:]:
-            raise ValueError(
-                f"MODEL.BASIS_MODULE.COMMON_STRIDE is {step}, which makes {list(subsampled.shape[1:])} of the target; "
-                f"{self.in_features[0]} is {list(logits.shape[2:])}."
-            )
-        return F.cross_entropy(logits.float(), subsampled)
+        # Every stride-th pixel, as the authors' nearest-neighbour resizing takes them.
+        subsampled = targets[:, :: self.in_stride, :: self.in_stride]
+        return F.cross_entropy(self.semantics(features).float(), subsampled)

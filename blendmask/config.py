@@ -1,8 +1,11 @@
 from detectron2.config import CfgNode as CN
 
+from projects.data.input_config import add_input_config
+
 
 def add_blendmask_config(cfg: CN) -> None:
-    """Add the keys of FCOS and BlendMask, named as in AdelaiDet and with its values, to ``cfg``."""
+    """Add the keys of FCOS and BlendMask, named as in AdelaiDet and with its values, and the mappers', to ``cfg``."""
+    add_input_config(cfg)
     _add_backbone_keys(cfg)
     _add_fcos_keys(cfg)
     _add_blendmask_keys(cfg)
@@ -42,7 +45,7 @@ def _add_fcos_keys(cfg: CN) -> None:
     fcos.NUM_SHARE_CONVS = 0
     fcos.NUM_CLS_CONVS = 4
     fcos.NUM_BOX_CONVS = 4
-    # The towers' norm: "GN", "BN" or "SyncBN" (one for each level), "none".
+    # The towers' norm: "GN" (or "NaiveGN", the same), "BN" or "SyncBN" (one for each level), "none".
     fcos.NORM = "GN"
     # The last convolution of either branch's own tower is deformable.
     fcos.USE_DEFORMABLE = False
@@ -78,7 +81,7 @@ def _add_fcos_keys(cfg: CN) -> None:
     fcos.POST_NMS_TOPK_TRAIN = 100
     fcos.POST_NMS_TOPK_TEST = 100
     fcos.NMS_TH = 0.6
-    # Detections are proposals for Detectron2's ROI heads too, and are made in training.
+    # Detections become proposals for Detectron2's ROI heads, and are made in training too.
     fcos.YIELD_PROPOSAL = False
     # Features for AdelaiDet's text recognisers, which this project has not; only False.
     fcos.YIELD_BOX_FEATURES = False

@@ -25,6 +25,7 @@ from .top_layer import TopLayer
 NORMS_BY_LEVEL = {"BN": nn.BatchNorm2d, "SyncBN": NaiveSyncBatchNorm}
 # "NaiveGN" is how AdelaiDet writes group norm for export.
 GROUP_NORMS = ("GN", "NaiveGN")
+GROUPS = 32
 
 
 class Scale(nn.Module):
@@ -46,22 +47,30 @@ class Tower(nn.Sequential):
         Args:
             channels: of input and output.
             num_convs: how many convolutions; none is the identity.
-            norm: "GN", "BN", "SyncBN" or "none".
+            norm: "GN", "BN", "SyncBN" or "none"; AdelaiDet's "NaiveGN" is "GN".
             num_levels: of the pyramid.
             deformable: the last convolution is deformable.
+
+        Raises:
+            ValueError: another norm, or channels that its groups don't divide.
         """
+        if num_convs and norm in GROUP_NORMS and channels % GROUPS:
+            raise ValueError(
+                f"MODEL.FCOS.NORM {norm} has {GROUPS} groups, which don't divide the {channels} channels "
+                "(MODEL.FPN.OUT_CHANNELS) of FCOS."
+            )
         layers: list[nn.Module] = []
         for index in range(num_convs):
             last = index == num_convs - 1
             conv_class = DFConv2d if deformable and last else nn.Conv2d
             layers.append(conv_class(channels, channels, kernel_size=3, stride=1, padding=1, bias=True))
             if norm in GROUP_NORMS:
-                layers.append(nn.GroupNorm(32, channels))
+                layers.append(nn.GroupNorm(GROUPS, channels))
             elif norm in NORMS_BY_LEVEL:
                 layers.append(nn.ModuleList([NORMS_BY_LEVEL[norm](channels) for _ in range(num_levels)]))
             elif norm != "none":
                 raise ValueError(f"MODEL.FCOS.NORM is {norm!r}; it must be GN, BN, SyncBN or none.")
-            layers.append(nn.ReLU(inplace=norm != "none"))
+            layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
 
     def forward(self, x: Tensor, level: int) -> Tensor:
@@ -212,7 +221,7 @@ class FCOS(nn.Module):
             sizes_of_interest: in pixels, see ``assign_locations``.
             radius: in strides, see ``assign_locations``.
             train_selection, test_selection: how detections are chosen.
-            yield_proposal: detections are proposals for ROI heads too, in training as well.
+            yield_proposal: without a top layer detections become proposals for ROI heads, in training as well.
         """
         super().__init__()
         if not len(in_features) == len(strides) == len(sizes_of_interest) + 1:
@@ -289,13 +298,15 @@ class FCOS(nn.Module):
                 locations, in inference at the detections, as their field "top_feat".
 
         Returns:
-            in inference the detections of each image, with pred_boxes, scores, pred_classes, locations (x, y in pixels)
-            and fpn_levels, best first, and no losses; in training the losses, and before them with a top layer the
-            positive locations and the top layer's output there, [P, channels], else the proposals, if any are to be made.
+            in inference the detections of each image, with pred_boxes, scores, pred_classes, locations (x, y in pixels
+            of the network's input) and fpn_levels, best first, or proposals, with proposal_boxes and objectness_logits,
+            and no losses; in training the losses, and before them with a top layer the positive locations and the top
+            layer's output there, [P, channels], else the proposals, if any are to be made.
         """
         predictions = self.fcos_head([features[name] for name in self.in_features])
         if not self.training:
-            return self._detect(predictions, images.image_sizes, self.test_selection, top_layer), {}
+            detections = self._detect(predictions, images.image_sizes, self.test_selection, top_layer)
+            return as_proposals(detections) if self.yield_proposal and top_layer is None else detections, {}
         if gt_instances is None:
             raise ValueError("FCOS in training needs the ground truth: 'instances' in every input.")
         positives = assign_locations(
@@ -311,7 +322,7 @@ class FCOS(nn.Module):
             return (positives, self._apply_at_positives(top_layer, predictions.towers, positives)), losses
         if self.yield_proposal:
             with torch.no_grad():
-                return self._detect(predictions, images.image_sizes, self.train_selection), losses
+                return as_proposals(self._detect(predictions, images.image_sizes, self.train_selection)), losses
         return [], losses
 
     def _locations(self, predictions: Predictions) -> list[Tensor]:
@@ -340,11 +351,8 @@ class FCOS(nn.Module):
         results = []
         kept_cells = []
         for image, size in enumerate(image_sizes):
-            scores, classes, boxes, points, level, cell = (x[image] for x in candidates)
-            found = scores > 0
-            scores, classes, boxes, points, level, cell = (
-                x[found] for x in (scores, classes, boxes, points, level, cell)
-            )
+            found = (candidates[0][image] > 0).nonzero()[:, 0]
+            scores, classes, boxes, points, level, cell = (x[image][found] for x in candidates)
             if selection.nms_threshold > 0:
                 keep = batched_nms(boxes, scores, classes, selection.nms_threshold)
             else:
@@ -357,9 +365,6 @@ class FCOS(nn.Module):
             result.pred_classes = classes[keep]
             result.locations = points[keep]
             result.fpn_levels = level[keep]
-            if self.yield_proposal:
-                result.proposal_boxes = result.pred_boxes
-                result.objectness_logits = result.scores.logit(eps=1e-6)
             results.append(result)
             kept_cells.append(cell[keep])
         if top_layer is not None:
@@ -386,6 +391,16 @@ class FCOS(nn.Module):
             distances = predictions.distances[level].float().flatten(2) * self.strides[level]
             distances = distances.gather(2, cell[:, None].expand(-1, 4, -1)).mT
             boxes = torch.cat([at - distances[..., :2], at + distances[..., 2:]], dim=2)
+            # Where a diverged model's values aren't finite there is nothing.
+            scores = scores.where(scores.isfinite() & boxes.isfinite().all(dim=2), 0)
             # The score of a detection is the geometric mean of class probability and quality.
             found.append((scores.sqrt(), index // len(points), boxes, at, torch.full_like(cell, level), cell))
         return [torch.cat(parts, dim=1) for parts in zip(*found)]
+
+
+def as_proposals(detections: Sequence[Instances]) -> list[Instances]:
+    """Detections as Detectron2's ROI heads take them: "proposal_boxes" and "objectness_logits"."""
+    return [
+        Instances(x.image_size, proposal_boxes=x.pred_boxes, objectness_logits=x.scores.logit(eps=1e-6))
+        for x in detections
+    ]

@@ -77,30 +77,28 @@ def assign_locations(
     bounds = [-1.0, *sizes_of_interest, float("inf")]
     found = []
     first_object = 0
-    for image, objects in enumerate(instances):
+    for objects in instances:
         boxes = objects.gt_boxes.tensor
-        first_location = 0
-        for level, (points, stride) in enumerate(zip(locations, strides)):
-            if len(boxes):
-                chosen, smallest = _smallest_object(points, stride, boxes, bounds[level : level + 2], radius)
-                index = smallest.isfinite().nonzero()[:, 0]
-                chosen = chosen[index]
-                distances = _distances(points[index], boxes[chosen]) / stride
-                found.append(
-                    (
-                        torch.full_like(index, image),
-                        index + first_location,
-                        chosen + first_object,
-                        objects.gt_classes[chosen],
-                        distances,
-                    )
-                )
-            first_location += len(points)
+        by_level = [
+            _smallest_object(points, stride, boxes, bounds[level : level + 2], radius)
+            for level, (points, stride) in enumerate(zip(locations, strides))
+        ]
+        chosen, smallest = (torch.cat(parts) for parts in zip(*by_level))
+        found.append((chosen + first_object, smallest))
         first_object += len(boxes)
-    if not found:
-        none = torch.zeros(0, dtype=torch.int64, device=locations[0].device)
-        return Positives(none, none, none, none, locations[0].new_zeros(0, 4))
-    return Positives(*(torch.cat(parts) for parts in zip(*found)))
+    chosen, smallest = (torch.stack(parts) for parts in zip(*found))
+    # The only place where the host waits for the device.
+    image, location = smallest.isfinite().nonzero(as_tuple=True)
+    chosen = chosen[image, location]
+    stride = torch.cat([points.new_full((len(points),), step) for points, step in zip(locations, strides)])
+    boxes = torch.cat([objects.gt_boxes.tensor for objects in instances])[chosen]
+    return Positives(
+        image=image,
+        location=location,
+        object=chosen,
+        classes=torch.cat([objects.gt_classes for objects in instances])[chosen],
+        distances=_distances(torch.cat(list(locations))[location], boxes) / stride[location, None],
+    )
 
 
 def _distances(points: Tensor, boxes: Tensor) -> Tensor:
@@ -112,6 +110,8 @@ def _smallest_object(
     points: Tensor, stride: int, boxes: Tensor, bounds: Sequence[float], radius: float | None
 ) -> tuple[Tensor, Tensor]:
     """For each of L points the smallest object it may learn, int64 [L], and its area, [L], infinite where none."""
+    if not len(boxes):
+        return torch.zeros_like(points[:, 0], dtype=torch.int64), torch.full_like(points[:, 0], float("inf"))
     distances = _distances(points[:, None], boxes)
     largest = distances.amax(dim=2)
     inside = (largest >= bounds[0]) & (largest <= bounds[1])
@@ -166,7 +166,8 @@ class FCOSLoss:
             alpha, gamma: of the focal loss.
             class_weight: of the class loss.
             class_normalizer: the class loss is divided by the positive locations, "fg", by their moving average over
-                the iterations, "moving_fg", or by "all" locations.
+                the iterations, "moving_fg" (which starts from 100 whenever a training starts or resumes), or by "all"
+                locations.
             location_loss: "iou" (−log IoU), "linear_iou" or "giou".
             quality: what the quality branch learns, "ctrness" or "iou".
 
@@ -182,7 +183,7 @@ class FCOSLoss:
                 raise ValueError(f"FCOS's loss got {name!r}; it must be one of {', '.join(allowed)}.")
         self.alpha, self.gamma, self.class_weight = alpha, gamma, class_weight
         self.class_normalizer, self.location_loss, self.quality = class_normalizer, location_loss, quality
-        self.moving_positives: float | Tensor = 100.0  # where the moving average starts
+        self.moving_positives: float | Tensor = 100.0
         self.momentum = 0.9
 
     def __call__(

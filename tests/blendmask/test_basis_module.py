@@ -1,6 +1,10 @@
 import pytest
 import torch
 
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+
+from projects.config import add_projects_config
 from blendmask.basis_module import ProtoNet, build_basis_module
 
 
@@ -37,7 +41,7 @@ def test_norms(norm):
 
 
 def test_the_semantic_loss_is_the_cross_entropy_at_the_finest_level():
-    net = proto_net(semantic_classes=3, semantic_weight=0.3, semantic_stride=8).train()
+    net = proto_net(semantic_classes=3, semantic_weight=0.3, in_stride=8).train()
     target = torch.randint(4, (2, 64, 96), generator=torch.Generator().manual_seed(1))
     inputs = features()
     _, losses = net(inputs, target)
@@ -59,18 +63,33 @@ def test_a_missing_semantic_target_is_explained():
     assert net.eval()(features())[1] == {}
 
 
-def test_a_stride_that_does_not_fit_is_explained():
-    net = proto_net(semantic_classes=3, semantic_stride=4).train()
-    with pytest.raises(ValueError, match="COMMON_STRIDE is 4"):
-        net(features(), torch.zeros(2, 64, 96, dtype=torch.int64))
+def blank_cfg(*opts):
+    cfg = get_cfg()
+    add_projects_config(cfg)
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+SHAPES = {name: ShapeSpec(channels=8, stride=stride) for name, stride in (("p3", 8), ("p4", 16), ("p5", 32))}
+
+
+def test_the_stride_of_the_bases_is_half_of_the_finest_levels():
+    assert build_basis_module(blank_cfg(), SHAPES).stride == 4
+    coarse = blank_cfg("MODEL.BASIS_MODULE.IN_FEATURES", ["p4", "p5"])
+    assert build_basis_module(coarse, SHAPES).stride == 8
+
+
+def test_a_stride_of_the_target_that_does_not_fit_is_explained():
+    cfg = blank_cfg("MODEL.BASIS_MODULE.LOSS_ON", True, "MODEL.BASIS_MODULE.COMMON_STRIDE", 4)
+    with pytest.raises(ValueError, match="COMMON_STRIDE is 4, but p3, .* has stride 8"):
+        build_basis_module(cfg, SHAPES)
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(ValueError, match="MODEL.BASIS_MODULE.NORM is 'LayerNorm'"):
+        build_basis_module(blank_cfg("MODEL.BASIS_MODULE.NORM", "LayerNorm"), SHAPES)
 
 
 def test_levels_that_the_backbone_lacks_are_named():
-    from detectron2.config import get_cfg
-    from detectron2.layers import ShapeSpec
-    from projects.config import add_projects_config
-
-    cfg = get_cfg()
-    add_projects_config(cfg)
     with pytest.raises(ValueError, match="asks for p4, p5, but the backbone gives p3"):
-        build_basis_module(cfg, {"p3": ShapeSpec(channels=8, stride=8)})
+        build_basis_module(blank_cfg(), {"p3": SHAPES["p3"]})

@@ -196,14 +196,52 @@ def test_autocast(dtype):
 
 
 def test_proposals_for_roi_heads():
-    detector = fcos(yield_proposal=True).train()
     images, features = batch()
-    proposals, losses = detector(images, features, ground_truth())
-    assert losses and len(proposals) == 2
-    for found in proposals:
-        torch.testing.assert_close(found.proposal_boxes.tensor, found.pred_boxes.tensor)
-        torch.testing.assert_close(found.objectness_logits.sigmoid(), found.scores)
-        assert not found.proposal_boxes.tensor.requires_grad
+    detections, _ = fcos().eval()(images, features)
+    detector = fcos(yield_proposal=True)
+    in_training, losses = detector.train()(images, features, ground_truth())
+    in_inference, _ = detector.eval()(images, features)
+    assert losses
+    for found in (in_training, in_inference):
+        for proposals, detected in zip(found, detections, strict=True):
+            assert set(proposals.get_fields()) == {"proposal_boxes", "objectness_logits"}
+            torch.testing.assert_close(proposals.proposal_boxes.tensor, detected.pred_boxes.tensor)
+            torch.testing.assert_close(proposals.objectness_logits.sigmoid(), detected.scores)
+    assert not any(x.proposal_boxes.tensor.requires_grad for x in in_training)
+
+
+def test_roi_heads_train_on_its_proposals():
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+    from detectron2.utils.events import EventStorage
+    from projects.config import add_projects_config
+
+    cfg = get_cfg()
+    add_projects_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.FREEZE_AT = "build_fcos_resnet_fpn_backbone", 0
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.PROPOSAL_GENERATOR.NAME = CHANNELS, "FCOS"
+    cfg.MODEL.FCOS.YIELD_PROPOSAL, cfg.MODEL.FCOS.INFERENCE_TH_TRAIN = True, 0.001
+    cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_HEADS.IN_FEATURES = "StandardROIHeads", ["p3", "p4", "p5"]
+    cfg.MODEL.ROI_BOX_HEAD.NAME, cfg.MODEL.ROI_BOX_HEAD.NUM_FC = "FastRCNNConvFCHead", 1
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 3, 16
+    inputs = [{"image": torch.rand(3, *size) * 255, "instances": x} for size, x in zip(SIZES, ground_truth())]
+    model = build_model(cfg)
+    with EventStorage():
+        losses = model.train()(inputs)
+    assert {"loss_fcos_cls", "loss_cls", "loss_box_reg"} <= set(losses)
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_values_that_are_not_finite_are_no_detections():
+    detector = fcos().eval()
+    images, features = batch()
+    whole, _ = detector(images, features)
+    detector.fcos_head.bbox_pred.weight.data[0] = float("nan")
+    results, _ = detector(images, features)
+    assert all(len(x) > 0 for x in whole) and all(len(x) == 0 for x in results)
 
 
 def test_ground_truth_is_asked_for():
@@ -233,6 +271,11 @@ def test_a_tower_has_norms_of_its_own_for_each_level():
 def test_an_unknown_norm_is_refused():
     with pytest.raises(ValueError, match="MODEL.FCOS.NORM"):
         Tower(CHANNELS, 1, "LN", 2)
+
+
+def test_channels_that_the_groups_do_not_divide_are_explained():
+    with pytest.raises(ValueError, match="32 groups, which don't divide the 48 channels"):
+        Tower(48, 1, "GN", 2)
 
 
 def test_training_starts_from_the_prior_probability():

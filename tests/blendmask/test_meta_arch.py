@@ -234,7 +234,28 @@ def test_internals_are_the_bases_and_where_things_are():
     assert 0 <= internals["things"].min() and internals["things"].max() <= 1
 
 
-@pytest.mark.parametrize("opts", [("POOLER_TYPE", "ROIAlign"), ("POOLER_SCALES", (0.25, 0.125))])
-def test_poolings_that_the_blender_has_not_are_refused(opts):
-    with pytest.raises(NotImplementedError, match="ROIAlignV2"):
-        build_model(small_cfg(f"MODEL.BLENDMASK.{opts[0]}", opts[1]))
+@pytest.mark.parametrize(
+    "key, value, error, message",
+    [
+        ("BLENDMASK.POOLER_TYPE", "ROIAlign", NotImplementedError, "ROIAlignV2"),
+        ("BLENDMASK.POOLER_SCALES", (0.25, 0.125), NotImplementedError, "bases of one scale"),
+        ("BLENDMASK.POOLER_SCALES", (0.5,), ValueError, r"bases have stride 4: it must be \(0.25,\)"),
+        ("BASIS_MODULE.IN_FEATURES", ["p4", "p5"], ValueError, "COMMON_STRIDE is 8, but p4"),
+        ("BLENDMASK.TOP_INTERP", "bicubic", ValueError, "must be one of bilinear, nearest"),
+        ("BLENDMASK.ATTN_SIZE", 0, ValueError, "at least 1"),
+        ("PROPOSAL_GENERATOR.NAME", "RPN", ValueError, "set it to FCOS"),
+        ("FCOS.FPN_STRIDES", [4, 8, 16], ValueError, r"have strides \[8, 16, 32\]"),
+        ("FCOS.SIZES_OF_INTEREST", [32], ValueError, "one bound fewer"),
+        ("FCOS.IN_FEATURES", ["p3", "p4", "p6"], ValueError, "asks for p6.*TOP_LEVELS"),
+    ],
+)
+def test_what_does_not_fit_is_explained_before_anything_runs(key, value, error, message):
+    with pytest.raises(error, match=message):
+        build_model(small_cfg(f"MODEL.{key}", value))
+
+
+def test_masks_to_learn_from_are_asked_for():
+    image_input = training_input()
+    image_input["instances"].remove("gt_masks")
+    with pytest.raises(ValueError, match="MODEL.MASK_ON True"):
+        model_of(detecting=False).train()([image_input])
