@@ -8,7 +8,7 @@ DATASETS ?= $(or $(DETECTRON2_DATASETS),datasets)
 OUTPUT := output/spatial_embeddings_demo
 DEMO_CONFIG := configs/spatial_embeddings/shapes_demo.yaml
 
-# Threads that wait for others sleep: spinning costs tenfold where another job has one of the cores.
+# Threads that wait for others sleep; where they spin, another job on one of the cores holds up both.
 export OMP_WAIT_POLICY ?= PASSIVE
 export DETECTRON2_DATASETS := $(DATASETS)
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
