@@ -19,7 +19,8 @@ from . import FALLBACK_FOLDER
 from .cityscapes_api import serve_inner_path
 from .config_errors import naming_source
 from .data import cityscapes_cars  # noqa: F401  registers them
-from .data.dataset_mapper import learns_masks
+from .data.dataset_mapper import learns_masks, mapper_name
+from .data.input_config import add_input_config
 from .data.register import parse_dataset_flag, register_user_dataset, thing_class_count
 from .data.shapes import PRESETS
 from .data.shapes_catalog import register_shapes
@@ -38,16 +39,7 @@ def configs_dir() -> Path:
 
 def add_projects_config(cfg: CN) -> None:
     """Add to Detectron2's config the keys that the methods share, and every method's own."""
-    # What the dataset gives to learn from. Empty: what the meta-architecture asks for. "default": instances, by
-    # Detectron2's DatasetMapper. "instance": the same, from polygons and RLE together. "thing_semantic": instances and
-    # the class of each pixel's thing. "label_map": each pixel's object and class.
-    # With all but "default" INPUT.CROP.TYPE may also be "object": crops of INPUT.CROP.SIZE pixels centred on an object.
-    cfg.INPUT.DATASET_MAPPER_NAME = ""
-    # Whether a crop of "instance" or "thing_semantic", which holds the centre of a random object, may cut objects;
-    # where not, it grows until it cuts none.
-    cfg.INPUT.CROP.CROP_INSTANCE = True
-    cfg.INPUT.HFLIP_TRAIN = True  # False for no flips in training, whatever INPUT.RANDOM_FLIP says
-    cfg.INPUT.IS_ROTATE = False  # random rotations, which AdelaiDet's text methods train with; only False can be used
+    add_input_config(cfg)
     add_solver_config(cfg)
     for add_config in ADD_CONFIG:
         add_config(cfg)
@@ -102,13 +94,15 @@ def setup_run(cfg: CN, rank: int = 0, output_dir: str | None = None) -> None:
 
 
 def check_datasets(cfg: CN, names: Sequence[str]) -> None:
-    """Raise before any work starts where a dataset is unknown, its files are missing or its classes don't fit.
+    """Raise before any work starts where a dataset is unknown, its files are missing, or its classes or the dataset
+    mapper don't fit the model.
 
     Raises:
         KeyError: a name that is not registered.
         FileNotFoundError: a file or folder of a dataset does not exist.
-        ValueError: the config is for another number of classes.
+        ValueError: the config is for another number of classes, or the mapper gives not what the model learns from.
     """
+    mapper_name(cfg)
     for name in names:
         if name not in DatasetCatalog.list():
             close = difflib.get_close_matches(name, DatasetCatalog.list())

@@ -6,20 +6,32 @@ from spatial_embeddings import add_spatial_embeddings_config, samples_ground_tru
 # What adds each method's keys to a config.
 ADD_CONFIG = (add_spatial_embeddings_config, add_blendmask_config)
 
-# The config keys that hold the number of thing classes, by MODEL.META_ARCHITECTURE.
+# The config keys that hold the number of thing classes, those that have an effect, by MODEL.META_ARCHITECTURE.
 NUM_CLASSES_KEYS = {
-    "SpatialEmbeddings": ("MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES",),
-    "BlendMask": ("MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES"),
-    "OneStageDetector": ("MODEL.FCOS.NUM_CLASSES",),
+    "SpatialEmbeddings": lambda cfg: ("MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES",),
+    "BlendMask": lambda cfg: (
+        "MODEL.FCOS.NUM_CLASSES",
+        *(["MODEL.BASIS_MODULE.NUM_CLASSES"] if cfg.MODEL.BASIS_MODULE.LOSS_ON else []),
+    ),
+    "OneStageDetector": lambda cfg: ("MODEL.FCOS.NUM_CLASSES",),
 }
+
+# The same of proposal generators in Detectron2's own meta-architectures, by MODEL.PROPOSAL_GENERATOR.NAME.
+PROPOSAL_NUM_CLASSES_KEYS = {"FCOS": ("MODEL.FCOS.NUM_CLASSES",)}
+
+# Whether the model learns and predicts masks, by MODEL.META_ARCHITECTURE; where absent MODEL.MASK_ON says it.
+LEARNS_MASKS = {"SpatialEmbeddings": True, "BlendMask": True, "OneStageDetector": False}
 
 # Whether a config's model predicts semantic classes beside the instances, by MODEL.META_ARCHITECTURE.
 PREDICTS_SEMANTICS = {"BlendMask": lambda cfg: cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED}
 
-# INPUT.DATASET_MAPPER_NAME where a config leaves it empty, by MODEL.META_ARCHITECTURE; where absent "default".
+# The values of INPUT.DATASET_MAPPER_NAME that give what the model learns from, first the one where a config leaves it
+# empty, by MODEL.META_ARCHITECTURE; where absent all, first "default".
 DATASET_MAPPERS = {
-    "BlendMask": lambda cfg: "thing_semantic" if cfg.MODEL.BASIS_MODULE.LOSS_ON else "instance",
-    "OneStageDetector": lambda cfg: "instance",
+    "BlendMask": lambda cfg: (
+        ("thing_semantic",) if cfg.MODEL.BASIS_MODULE.LOSS_ON else ("instance", "default", "thing_semantic")
+    ),
+    "OneStageDetector": lambda cfg: ("instance", "default"),
 }
 
 # Whether a config's inference needs the annotations too, by MODEL.META_ARCHITECTURE; where absent it never does.

@@ -146,7 +146,7 @@ def test_a_detector_of_boxes_trains_on_boxes_alone(dataset, tmp_path):
     flag = dataset([{}, {"category_id": 2, "bbox": [10, 2, 20, 9]}], [{"segmentation": SQUARE}], [])
     more = {
         "MODEL.META_ARCHITECTURE": "OneStageDetector",
-        "MODEL.MASK_ON": False,
+        "MODEL.MASK_ON": True,  # which is without effect
         "DATASETS.TEST": ("mine",),
         "SOLVER.WARMUP_ITERS": 0,
     }

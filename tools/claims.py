@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Repeat a claim of a paper on data at hand: train what it compares, and print its table beside the paper's figures.
+"""Repeat a claim of a paper on data at hand: train what it compares, and print its table beside the published figures.
 
     tools/claims.py spatial_embeddings_ablation --seeds 1 2 3 --output output/claims/ablation
     tools/claims.py spatial_embeddings_ablation --seeds 1 --rows scalar_learnt --opts SOLVER.MAX_ITER 20
@@ -23,18 +23,20 @@ from projects.config import check_datasets, configs_dir, setup_cfg
 from projects.files import drop_partial_line, write_whole
 from tabulate import tabulate
 
+from detectron2.config import CfgNode
+
 ROOT = Path(__file__).resolve().parent.parent
 LOG_TAIL = 30  # lines of a failed run's output that are shown
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its config, what is changed in it, and the paper's figure."""
+    """One row of a table: its config, what is changed in it, and the published mask AP."""
 
     title: str
     config: str
     opts: tuple[str, ...]
-    paper: float
+    published: float
 
 
 def ablation_row(bandwidth: str, center: str, paper_ap: float) -> Row:
@@ -54,7 +56,7 @@ ABLATION_ROWS = {
 }
 
 
-# Chen et al., CVPR 2020, as AdelaiDet's README repeats it: mask AP on COCO val of ResNet-50, 1x.
+# AdelaiDet's README of BlendMask (configs/BlendMask): mask AP on COCO val of ResNet-50, 1x.
 BLENDMASK_ROWS = {
     "mask_rcnn": Row("Mask R-CNN", "baselines/shapes_demo_mask_rcnn.yaml", (), 35.2),
     "blendmask": Row("BlendMask", "blendmask/shapes_demo.yaml", (), 35.8),
@@ -66,12 +68,12 @@ class Claim:
     """Rows to be trained on the same data, compared by their mask AP."""
 
     rows: dict[str, Row]
-    paper_column: str
+    published_column: str
 
 
 CLAIMS = {
     "spatial_embeddings_ablation": Claim(ABLATION_ROWS, "paper's AP (Cityscapes val)"),
-    "blendmask_mask_rcnn": Claim(BLENDMASK_ROWS, "authors' AP (COCO val)"),
+    "blendmask_mask_rcnn": Claim(BLENDMASK_ROWS, "AdelaiDet's AP (COCO val)"),
 }
 
 
@@ -143,13 +145,21 @@ def summary(values: Sequence[float]) -> str:
 
 def table(claim: Claim, results: dict[str, list[dict]]) -> str:
     """The claim's table in markdown; ``results`` has the runs of every row that was trained."""
-    headers = ["", claim.paper_column, "mask AP", "mask AP50", "minutes a run"]
+    headers = ["", claim.published_column, "mask AP", "mask AP50", "minutes a run"]
     lines = [
-        [claim.rows[name].title, f"{claim.rows[name].paper:.1f}"]
+        [claim.rows[name].title, f"{claim.rows[name].published:.1f}"]
         + [summary([run[key] for run in runs]) for key in ("segm/AP", "segm/AP50", "minutes")]
         for name, runs in results.items()
     ]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+
+
+def conditions(titles: Sequence[str], cfgs: Sequence[CfgNode]) -> str:
+    """What rows are evaluated on, and after how many iterations: once, or row by row where they differ."""
+    texts = [f"{', '.join(cfg.DATASETS.TEST)}, {cfg.SOLVER.MAX_ITER} iterations" for cfg in cfgs]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"{title}: {text}" for title, text in zip(titles, texts))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -165,8 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(names) - set(claim.rows):
         parser.error(f"no row of {args.claim} is called {', '.join(sorted(unknown))}; rows: {', '.join(claim.rows)}")
 
-    for config in dict.fromkeys(claim.rows[name].config for name in names):
-        cfg = setup_cfg(str(configs_dir() / config), args.opts)
+    rows = [claim.rows[name] for name in names]
+    cfgs = [setup_cfg(str(configs_dir() / row.config), [*row.opts, *args.opts]) for row in rows]
+    for cfg in cfgs:
         check_datasets(cfg, cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
     output = args.output or Path("output/claims", args.claim)
     results: dict[str, list[dict]] = {name: [] for name in names}
@@ -177,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = train(output / f"{name}_seed{seed}", configs_dir() / claim.rows[name].config, opts)
             results[name].append(run)
             print(f"{name}, seed {seed}: mask AP {run['segm/AP']:.1f}, {run['minutes']:.1f} min", file=sys.stderr)
-    print(f"\n{', '.join(cfg.DATASETS.TEST)}, {cfg.SOLVER.MAX_ITER} iterations, seeds {args.seeds}\n")
+    print(f"\n{conditions([row.title for row in rows], cfgs)}; seeds {args.seeds}\n")
     print(table(claim, results))
 
 

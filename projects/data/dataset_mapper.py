@@ -11,7 +11,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
-from ..methods import DATASET_MAPPERS, NEEDS_GROUND_TRUTH
+from ..methods import DATASET_MAPPERS, LEARNS_MASKS, NEEDS_GROUND_TRUTH
 from .instance_mapper import InstanceDatasetMapper
 from .label_maps import label_maps
 from .object_crop import RandomObjectCrop
@@ -105,25 +105,32 @@ MAPPERS = {
 
 
 def mapper_name(cfg) -> str:
-    """The key of ``MAPPERS`` that ``INPUT.DATASET_MAPPER_NAME`` names or, where empty, the meta-architecture."""
-    chosen = DATASET_MAPPERS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: "default")
-    name = cfg.INPUT.DATASET_MAPPER_NAME or chosen(cfg)
-    if name not in MAPPERS:
-        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; it must be empty or one of {sorted(MAPPERS)}.")
+    """The key of ``MAPPERS`` that ``INPUT.DATASET_MAPPER_NAME`` names or, where empty, the meta-architecture.
+
+    Raises ValueError for one that does not give what the model learns from.
+    """
+    fitting = DATASET_MAPPERS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: tuple(MAPPERS))(cfg)
+    name = cfg.INPUT.DATASET_MAPPER_NAME or fitting[0]
+    if name not in fitting:
+        raise ValueError(
+            f"INPUT.DATASET_MAPPER_NAME is {name!r}, but {cfg.MODEL.META_ARCHITECTURE} as it is configured learns "
+            f"from what {' or '.join(map(repr, fitting))} gives. Leave it empty, which chooses {fitting[0]!r}."
+        )
     return name
 
 
 def learns_masks(cfg) -> bool:
-    """Whether a training needs the objects' masks, rather than their boxes alone."""
-    return cfg.MODEL.MASK_ON or mapper_name(cfg) == "label_map"
+    """Whether the model learns and predicts the objects' masks, rather than their boxes alone."""
+    return LEARNS_MASKS.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON)
 
 
 def build_dataset_mapper(cfg, is_train: bool):
     """The mapper that the config asks for; see ``mapper_name``. Raises NotImplementedError for rotations."""
     if cfg.INPUT.IS_ROTATE:
         raise NotImplementedError("INPUT.IS_ROTATE is True, but there are no rotations here: set it to False.")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.MASK_ON = learns_masks(cfg)  # which is what Detectron2's mapper goes by
     if not cfg.INPUT.HFLIP_TRAIN:
-        cfg = cfg.clone()
-        cfg.defrost()
         cfg.INPUT.RANDOM_FLIP = "none"
     return MAPPERS[mapper_name(cfg)](cfg, is_train)

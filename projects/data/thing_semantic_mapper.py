@@ -17,8 +17,7 @@ class ThingSemanticDatasetMapper(InstanceDatasetMapper):
     def from_config(cls, cfg, is_train: bool = True):
         if is_train and not cfg.MODEL.MASK_ON:
             raise ValueError(
-                "MODEL.MASK_ON is False, but the dataset mapper thing_semantic draws masks. Set MODEL.MASK_ON to True, "
-                "or INPUT.DATASET_MAPPER_NAME to instance."
+                "MODEL.MASK_ON is False, but the dataset mapper thing_semantic draws masks. Set MODEL.MASK_ON to True."
             )
         return super().from_config(cfg, is_train)
 

@@ -11,18 +11,10 @@ from hypothesis import strategies as st
 from blendmask import mask_pasting
 from blendmask.mask_pasting import paste_masks, paste_masks_reference
 from projects import native
+from tests.implementations import implementation_of, skip_unless_built
 
-NATIVE = native.has_kernel(mask_pasting.OP, torch.device("cpu"))
-needs_native = pytest.mark.skipif(not NATIVE, reason="the native ops are not built")
-
-
-@pytest.fixture(params=["native", "reference"])
-def implementation(request, monkeypatch):
-    """Runs a test with the native op and with its reference."""
-    if request.param == "reference":
-        monkeypatch.setattr(native, "has_kernel", lambda op, device: False)
-    elif not NATIVE:
-        pytest.skip("the native ops are not built")
+needs_native = skip_unless_built(mask_pasting.OP)
+implementation = implementation_of(mask_pasting.OP)
 
 
 def make_case(seed, count=6, mask_size=7, height=30, width=40, overhang=8.0):

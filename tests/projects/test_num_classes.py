@@ -7,10 +7,11 @@ from PIL import Image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from projects.config import check_datasets, setup_cfg
+from projects.data.dataset_mapper import build_dataset_mapper
 from projects.data.training_data import load_training_data
 from projects.num_classes import predicts_semantics, thing_class_counts
 
-BLENDMASK = ["MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.MASK_ON", True]
+BLENDMASK = ["MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.MASK_ON", True, "MODEL.BASIS_MODULE.LOSS_ON", True]
 KEYS = {
     "SpatialEmbeddings": ["MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES"],
     "BlendMask": ["MODEL.FCOS.NUM_CLASSES", "MODEL.BASIS_MODULE.NUM_CLASSES"],
@@ -61,9 +62,26 @@ def own_data(tmp_path):
 
 @pytest.mark.parametrize("name", KEYS)
 def test_all_keys_of_a_model_follow_a_users_dataset(own_data, name):
-    cfg = setup_cfg(opts=["MODEL.META_ARCHITECTURE", name], datasets=[own_data("masks")])
+    opts = ["MODEL.META_ARCHITECTURE", name, "MODEL.BASIS_MODULE.LOSS_ON", True]
+    cfg = setup_cfg(opts=opts, datasets=[own_data("masks")])
     assert thing_class_counts(cfg) == dict.fromkeys(KEYS[name], 3)
     check_datasets(cfg, ["masks"])
+
+
+def test_a_key_without_effect_need_not_fit(own_data):
+    opts = ["MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.BASIS_MODULE.LOSS_ON", False]
+    cfg = setup_cfg(opts=opts, datasets=[own_data("masks")])
+    assert thing_class_counts(cfg) == {"MODEL.FCOS.NUM_CLASSES": 3} and cfg.MODEL.BASIS_MODULE.NUM_CLASSES == 80
+    check_datasets(cfg, ["masks"])
+
+
+@pytest.mark.parametrize("name", ["GeneralizedRCNN", "PanopticFPN", "ProposalNetwork", "RetinaNet"])
+def test_classes_of_the_proposals_follow_too_where_there_are_proposals(own_data, name):
+    opts = ["MODEL.META_ARCHITECTURE", name, "MODEL.PROPOSAL_GENERATOR.NAME", "FCOS"]
+    cfg = setup_cfg(opts=opts, datasets=[own_data("masks")])
+    proposals = [] if name == "RetinaNet" else ["MODEL.FCOS.NUM_CLASSES"]
+    assert thing_class_counts(cfg) == dict.fromkeys(KEYS.get(name, []) + proposals, 3)
+    assert cfg.MODEL.FCOS.NUM_CLASSES == (3 if proposals else 80)
 
 
 def test_a_key_of_the_command_line_stays(own_data):
@@ -121,9 +139,20 @@ def test_a_semantic_branch_needs_semantic_labels(own_data):
         load_training_data(setup_cfg(opts=opts, datasets=[own_data("masks")]))
 
 
-def test_boxes_are_enough_where_no_masks_are_learnt(own_data):
-    opts = ["MODEL.META_ARCHITECTURE", "OneStageDetector"]
-    (record,) = load_training_data(setup_cfg(opts=opts, datasets=[own_data("boxes")]))
+@pytest.mark.parametrize(
+    "name, mask_on", [("OneStageDetector", False), ("OneStageDetector", True), ("RetinaNet", False)]
+)
+def test_boxes_are_enough_where_no_masks_are_learnt(own_data, name, mask_on):
+    cfg = setup_cfg(opts=["MODEL.META_ARCHITECTURE", name, "MODEL.MASK_ON", mask_on], datasets=[own_data("boxes")])
+    (record,) = load_training_data(cfg)
     assert [x["category_id"] for x in record["annotations"]] == [0, 1, 2]
+    instances = build_dataset_mapper(cfg, is_train=True)(record)["instances"]
+    assert len(instances) == 3 and not instances.has("gt_masks")
+
+
+@pytest.mark.parametrize(
+    "name, mask_on", [("BlendMask", False), ("SpatialEmbeddings", False), ("GeneralizedRCNN", True)]
+)
+def test_boxes_are_not_enough_where_masks_are_learnt(own_data, name, mask_on):
     with pytest.raises(ValueError, match="none of its 3 annotations has a mask"):
-        setup_cfg(opts=[*opts, "MODEL.MASK_ON", True], datasets=[own_data("boxes")])
+        setup_cfg(opts=["MODEL.META_ARCHITECTURE", name, "MODEL.MASK_ON", mask_on], datasets=[own_data("boxes")])

@@ -9,18 +9,10 @@ from hypothesis import strategies as st
 from projects import native
 from spatial_embeddings import clustering
 from spatial_embeddings.clustering import cluster, cluster_reference
+from tests.implementations import implementation_of, skip_unless_built
 
-NATIVE = native.has_kernel(clustering.OP, torch.device("cpu"))
-needs_native = pytest.mark.skipif(not NATIVE, reason="the native ops are not built")
-
-
-@pytest.fixture(params=["native", "reference"])
-def implementation(request, monkeypatch):
-    """Runs a test with the native op and with its reference."""
-    if request.param == "reference":
-        monkeypatch.setattr(native, "has_kernel", lambda op, device: False)
-    elif not NATIVE:
-        pytest.skip("the native ops are not built")
+needs_native = skip_unless_built(clustering.OP)
+implementation = implementation_of(clustering.OP)
 
 
 def plain_cluster(embeddings, bandwidth, seeds, seed_threshold, min_pixels, min_unclustered):

@@ -3,13 +3,12 @@ import math
 import pytest
 import torch
 
-from projects import native
 from spatial_embeddings import instance_hinge as module
 from spatial_embeddings.instance_hinge import gaussian, instance_hinge, instance_hinge_reference
+from tests.implementations import skip_unless_built
 from tests.spatial_embeddings import plain_definition
 
-BUILT = native.has_kernel(module.OP, torch.device("cpu"))
-needs_native = pytest.mark.skipif(not BUILT, reason="the native ops are not built: python setup.py build_ext --inplace")
+needs_native = skip_unless_built(module.OP)
 IMPLEMENTATIONS = [
     pytest.param(instance_hinge, marks=needs_native, id="native"),
     pytest.param(instance_hinge_reference, id="reference"),

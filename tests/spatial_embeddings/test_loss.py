@@ -3,18 +3,11 @@ import torch
 
 from spatial_embeddings import instance_hinge
 from spatial_embeddings.loss import SpatialEmbeddingLoss, coordinate_grid, group_mean
+from tests.implementations import implementation_of
 from tests.spatial_embeddings import plain_definition
 
 GRID = (24, 32)
-
-
-@pytest.fixture(params=["native", "reference"])
-def implementation(request, monkeypatch):
-    """The loss with the native op and with its reference."""
-    if request.param == "reference":
-        monkeypatch.setattr(instance_hinge.native, "has_kernel", lambda op, device: False)
-    elif not instance_hinge.native.has_kernel(instance_hinge.OP, torch.device("cpu")):
-        pytest.skip("the native ops are not built: python setup.py build_ext --inplace")
+implementation = implementation_of(instance_hinge.OP)
 
 
 def random_case(channels=2, num_classes=3, height=18, width=22, seed=0):

@@ -45,7 +45,9 @@ def result_of(folder):
 def test_the_ablation_trains_each_row_once_and_prints_its_table(run_script, run_here, tmp_path):
     names = ["fixed_centroid", "elliptical_learnt"]
     arguments = [CLAIM, "--output", tmp_path, "--seeds", 4, "--rows", *names, "--opts", *OPTS]
-    rows = rows_of(run_script("tools/claims.py", *arguments).stdout)
+    printed = run_script("tools/claims.py", *arguments).stdout
+    assert "\nsmall_val, 3 iterations; seeds [4]\n" in printed
+    rows = rows_of(printed)
     assert list(rows) == ["fixed bandwidth, centroid centre", "elliptical bandwidth, learnt centre"]
     for cells, name, paper in zip(rows.values(), names, ("28.0", "40.5")):
         folder = tmp_path / f"{name}_seed4"
@@ -93,6 +95,16 @@ def test_mistakes_are_explained_before_anything_trains(run_here, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     printed, explained = run_here(CLAIM, *arguments)
     assert re.search(message, explained) and not printed and not list(tmp_path.iterdir())
+
+
+def test_rows_under_different_conditions_are_told_apart():
+    from projects.config import setup_cfg
+
+    long, other = (setup_cfg(opts=["DATASETS.TEST", (name,), "SOLVER.MAX_ITER", 9]) for name in ("a_val", "b_val"))
+    short = setup_cfg(opts=["DATASETS.TEST", ("a_val",), "SOLVER.MAX_ITER", 5])
+    assert claims.conditions(["x", "y"], [long, long]) == "a_val, 9 iterations"
+    assert claims.conditions(["x", "y"], [long, short]) == "x: a_val, 9 iterations; y: a_val, 5 iterations"
+    assert claims.conditions(["x", "y"], [long, other]) == "x: a_val, 9 iterations; y: b_val, 9 iterations"
 
 
 def test_seeds_are_summed_up_by_mean_and_sample_standard_deviation():

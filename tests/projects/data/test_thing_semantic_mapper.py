@@ -9,9 +9,10 @@ from PIL import Image
 from detectron2.config import get_cfg
 from detectron2.structures import BoxMode
 
-from projects.config import add_projects_config
+from blendmask import add_blendmask_config
+from projects.config import add_projects_config, check_datasets, configs_dir
 from projects.data.dataset_mapper import build_dataset_mapper, mapper_name
-from projects.data.thing_semantic_mapper import thing_semantic_map
+from projects.data.thing_semantic_mapper import ThingSemanticDatasetMapper, thing_semantic_map
 
 HEIGHT, WIDTH = 24, 32
 BOX = {"bbox": [0, 0, WIDTH, HEIGHT], "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
@@ -150,8 +151,21 @@ def test_inference_needs_no_target(image_file):
 
 
 def test_it_needs_masks():
-    with pytest.raises(ValueError, match="MODEL.MASK_ON is False.*Set MODEL.MASK_ON to True"):
+    with pytest.raises(ValueError, match=r"MODEL.MASK_ON is False.*Set MODEL.MASK_ON to True\.$"):
         build_dataset_mapper(config("MODEL.MASK_ON", False), True)
+
+
+def test_a_config_of_blendmask_alone_has_the_mappers_keys(image_file):
+    cfg = get_cfg()
+    add_blendmask_config(cfg)
+    cfg.merge_from_file(str(configs_dir() / "blendmask/coco_R_50_1x.yaml"))
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = True, (0,), "none"
+    cfg.INPUT.CROP.CROP_INSTANCE = False  # the crop grows until it cuts no object, and this one is the whole image
+    out = ThingSemanticDatasetMapper(cfg, True)(record(image_file, (1, rectangle(0, 0, WIDTH, HEIGHT))))
+    assert out["basis_sem"].shape == (HEIGHT, WIDTH) and (out["basis_sem"] == 2).all()
+    assert out["instances"].gt_classes.tolist() == [1]
+    add_projects_config(cfg)  # a second time: the defaults again
+    assert cfg.INPUT.CROP.CROP_INSTANCE
 
 
 @pytest.mark.parametrize(
@@ -161,9 +175,28 @@ def test_it_needs_masks():
         (["MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.BASIS_MODULE.LOSS_ON", False], "instance"),
         (["MODEL.META_ARCHITECTURE", "OneStageDetector"], "instance"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "default"),
-        (["MODEL.META_ARCHITECTURE", "BlendMask", "INPUT.DATASET_MAPPER_NAME", "label_map"], "label_map"),
+        (["MODEL.META_ARCHITECTURE", "BlendMask", "INPUT.DATASET_MAPPER_NAME", "default"], "default"),
+        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "INPUT.DATASET_MAPPER_NAME", "label_map"], "label_map"),
     ],
 )
 def test_the_meta_architecture_chooses_unless_the_config_does(options, expected):
     cfg = config("INPUT.DATASET_MAPPER_NAME", "", *options)
     assert mapper_name(cfg) == expected
+
+
+@pytest.mark.parametrize(
+    "architecture, loss_on, name, right",
+    [
+        ("BlendMask", True, "instance", "'thing_semantic'"),
+        ("BlendMask", True, "label_map", "'thing_semantic'"),
+        ("BlendMask", False, "label_map", "'instance' or 'default' or 'thing_semantic'"),
+        ("OneStageDetector", False, "thing_semantic", "'instance' or 'default'"),
+    ],
+)
+def test_a_mapper_that_does_not_fit_is_refused_before_any_work(architecture, loss_on, name, right):
+    opts = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.BASIS_MODULE.LOSS_ON", loss_on]
+    cfg = config(*opts, "INPUT.DATASET_MAPPER_NAME", name)
+    with pytest.raises(ValueError, match=f"NAME is {name!r}, but {architecture} .* what {right} gives. Leave it empty"):
+        check_datasets(cfg, [])
+    cfg.INPUT.DATASET_MAPPER_NAME = ""
+    check_datasets(cfg, [])
