@@ -66,6 +66,8 @@ def blend_reference(
     nearest: bool,
 ) -> Tensor:
     """``blend`` in plain PyTorch."""
+    if boxes.device.type == "cpu":
+        _check_images(boxes[:, 0], len(bases))
     covers = boxes.isfinite().all(dim=1)
     if sampling_ratio <= 0:
         covers &= (boxes[:, 3:] > boxes[:, 1:3]).all(dim=1)
@@ -116,6 +118,14 @@ def _check_arguments(
         raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, not {interpolation!r}.")
 
 
+def _check_images(image: Tensor, count: int) -> None:
+    """Raises as the native op does. Only for a CPU: a GPU would have to be waited for."""
+    absent = ~((image >= 0) & (image < count))
+    if absent.any():
+        box = int(absent.nonzero()[0])
+        raise IndexError(f"Box {box} is of image {image[box]:g}, but there are {count}")
+
+
 def _fake(bases, boxes, attention, resolution, attention_size, spatial_scale, sampling_ratio, nearest):
     return bases.new_empty(len(boxes), resolution, resolution)
 
@@ -125,8 +135,8 @@ def _backward_fake(grad, bases, boxes, attention, *options):
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.options = *inputs[:3], inputs[3:]
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*inputs[:3])
+    ctx.options = inputs[3:]
 
 
 def _backward(ctx, grad):

@@ -8,18 +8,10 @@ from hypothesis import strategies as st
 from blendmask import blender
 from blendmask.blender import blend, blend_reference
 from projects import native
+from tests.implementations import implementation_of, skip_unless_built
 
-NATIVE = native.has_kernel(blender.OP, torch.device("cpu"))
-needs_native = pytest.mark.skipif(not NATIVE, reason="the native ops are not built")
-
-
-@pytest.fixture(params=["native", "reference"])
-def implementation(request, monkeypatch):
-    """Runs a test with the native op and with its reference."""
-    if request.param == "reference":
-        monkeypatch.setattr(native, "has_kernel", lambda op, device: False)
-    elif not NATIVE:
-        pytest.skip("the native ops are not built")
+needs_native = skip_unless_built(blender.OP)
+implementation = implementation_of(blender.OP)
 
 
 def make_case(seed, bases=2, size=(9, 13), attention_size=3, count=4, images=2, spread=1.5, dtype=torch.float64):
@@ -315,9 +307,8 @@ def test_arguments_that_do_not_fit_are_an_error(change, message):
         blend(**{"bases": bases, "boxes": boxes, "attention": attention, **OPTIONS, **change})
 
 
-@needs_native
 @pytest.mark.parametrize("index", [-1, 2, math.nan])
-def test_an_image_that_is_not_there_is_an_error(index):
+def test_an_image_that_is_not_there_is_an_error(implementation, index):
     bases, boxes, attention = make_case(0)
     boxes[2, 0] = index
     with pytest.raises(IndexError, match="Box 2 .*there are 2"):

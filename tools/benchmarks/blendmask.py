@@ -1,4 +1,5 @@
-"""BlendMask: the blender against its definition in PyTorch operations, mask pasting against Detectron2's."""
+"""BlendMask: the blender against its definition in PyTorch operations, mask pasting against Detectron2's and against
+itself in a smaller image."""
 
 import functools
 
@@ -73,25 +74,53 @@ def blending(
     )
 
 
+def make_masks(count: int, generator: torch.Generator) -> Tensor:
+    """Smooth probabilities [count, R, R]."""
+    coarse = torch.randn(count, 1, 7, 7, generator=generator)
+    return F.interpolate(coarse, size=(RESOLUTION, RESOLUTION), mode="bicubic")[:, 0].sigmoid()
+
+
+def share_of_pixels(ours: Tensor, theirs: Tensor) -> dict[str, float]:
+    """The share of the pixels in masks that only one of the two sets."""
+    return {"pixels": float((ours != theirs).sum() / theirs.sum())}
+
+
 def pasting(device: str, small: bool) -> Case:
     """100 masks into an image of 800×1333."""
     height, width, count = (150, 200, 8) if small else (800, 1333, 100)
     generator = torch.Generator().manual_seed(0)
     boxes = make_boxes(count, height, width, generator).to(device)
-    coarse = torch.randn(count, 1, 7, 7, generator=generator)
-    masks = F.interpolate(coarse, size=(RESOLUTION, RESOLUTION), mode="bicubic")[:, 0].sigmoid().to(device)
-
-    def differences(ours: Tensor, theirs: Tensor) -> dict[str, float]:
-        """The share of the pixels in masks that only one of the two sets."""
-        return {"pixels": float((ours != theirs).sum() / theirs.sum())}
-
+    masks = make_masks(count, generator).to(device)
     return Case(
         ours=lambda: paste_masks(masks, boxes, (height, width)),
         theirs=lambda: paste_masks_in_image(masks, boxes, (height, width), threshold=0.5),
-        differences=differences,
+        differences=share_of_pixels,
         # Where a probability is 0.5 but for the last digit.
         tolerances={"pixels": 1e-5},
         time_bound=1 / 3 if device == "cpu" else None,
+    )
+
+
+def pasting_by_image_size(device: str, small: bool) -> Case:
+    """Both sides are this project's: the same 100 masks and boxes in the corner of an image of 1600×2666, and in one of
+    800×1333. On a CPU the time goes with the boxes' area, not the image's, which is four times as large: what grows are
+    the pages of memory that are touched, since each lies across fewer of a box's rows."""
+    height, width, count = (150, 200, 8) if small else (800, 1333, 100)
+    generator = torch.Generator().manual_seed(0)
+    # The larger image goes on where the smaller one ends: no box may touch that border.
+    boxes = make_boxes(count, height - 2, width - 2, generator).to(device)
+    masks = make_masks(count, generator).to(device)
+
+    def differences(large: Tensor, normal: Tensor) -> dict[str, float]:
+        inside = large[:, :height, :width]
+        return {**share_of_pixels(inside, normal), "pixels beyond": float(large.sum() - inside.sum())}
+
+    return Case(
+        ours=lambda: paste_masks(masks, boxes, (2 * height, 2 * width)),
+        theirs=lambda: paste_masks(masks, boxes, (height, width)),
+        differences=differences,
+        tolerances={"pixels": 0.0, "pixels beyond": 0.0},
+        time_bound=2.0 if device == "cpu" else None,
     )
 
 
@@ -99,4 +128,5 @@ CASES = {
     "blendmask_blend": functools.partial(blending, backward=True, time_bound=1 / 3, memory_bound=1 / 4),
     "blendmask_blend_forward": functools.partial(blending, backward=False),
     "blendmask_pasting": pasting,
+    "blendmask_pasting_large": pasting_by_image_size,
 }
