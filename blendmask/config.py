@@ -124,3 +124,19 @@ def _add_blendmask_keys(cfg: CN) -> None:
     basis.NUM_CLASSES = 80
     # Accepted for AdelaiDet's files, without effect: where it looks for targets that here the mapper makes.
     basis.ANN_SET = "coco"
+
+
+def num_classes_keys(cfg: CN) -> tuple[str, ...]:
+    """The keys that hold BlendMask's number of thing classes, those that have an effect."""
+    semantic = ("MODEL.BASIS_MODULE.NUM_CLASSES",) if cfg.MODEL.BASIS_MODULE.LOSS_ON else ()
+    return ("MODEL.FCOS.NUM_CLASSES", *semantic)
+
+
+def fitting_mappers(cfg: CN) -> tuple[str, ...]:
+    """The values of INPUT.DATASET_MAPPER_NAME that give what BlendMask learns from, first the usual one."""
+    return ("thing_semantic",) if cfg.MODEL.BASIS_MODULE.LOSS_ON else ("instance", "default", "thing_semantic")
+
+
+def predicts_semantics(cfg: CN) -> bool:
+    """Whether BlendMask has its panoptic branch."""
+    return cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED

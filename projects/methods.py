@@ -1,5 +1,6 @@
 """The one list of the methods: importing it registers them."""
 
+from blendmask import config as blendmask_config
 from blendmask import add_blendmask_config
 from spatial_embeddings import add_spatial_embeddings_config, samples_ground_truth
 
@@ -9,10 +10,7 @@ ADD_CONFIG = (add_spatial_embeddings_config, add_blendmask_config)
 # The config keys that hold the number of thing classes, those that have an effect, by MODEL.META_ARCHITECTURE.
 NUM_CLASSES_KEYS = {
     "SpatialEmbeddings": lambda cfg: ("MODEL.SPATIAL_EMBEDDINGS.NUM_CLASSES",),
-    "BlendMask": lambda cfg: (
-        "MODEL.FCOS.NUM_CLASSES",
-        *(["MODEL.BASIS_MODULE.NUM_CLASSES"] if cfg.MODEL.BASIS_MODULE.LOSS_ON else []),
-    ),
+    "BlendMask": blendmask_config.num_classes_keys,
     "OneStageDetector": lambda cfg: ("MODEL.FCOS.NUM_CLASSES",),
 }
 
@@ -23,14 +21,12 @@ PROPOSAL_NUM_CLASSES_KEYS = {"FCOS": ("MODEL.FCOS.NUM_CLASSES",)}
 LEARNS_MASKS = {"SpatialEmbeddings": True, "BlendMask": True, "OneStageDetector": False}
 
 # Whether a config's model predicts semantic classes beside the instances, by MODEL.META_ARCHITECTURE.
-PREDICTS_SEMANTICS = {"BlendMask": lambda cfg: cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED}
+PREDICTS_SEMANTICS = {"BlendMask": blendmask_config.predicts_semantics}
 
 # The values of INPUT.DATASET_MAPPER_NAME that give what the model learns from, first the one where a config leaves it
 # empty, by MODEL.META_ARCHITECTURE; where absent all, first "default".
 DATASET_MAPPERS = {
-    "BlendMask": lambda cfg: (
-        ("thing_semantic",) if cfg.MODEL.BASIS_MODULE.LOSS_ON else ("instance", "default", "thing_semantic")
-    ),
+    "BlendMask": blendmask_config.fitting_mappers,
     "OneStageDetector": lambda cfg: ("instance", "default"),
 }
 
