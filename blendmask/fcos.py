@@ -274,10 +274,16 @@ class FCOS(nn.Module):
             "sizes_of_interest": fcos.SIZES_OF_INTEREST,
             "radius": fcos.POS_RADIUS if fcos.CENTER_SAMPLE else None,
             "train_selection": Selection(
-                fcos.INFERENCE_TH_TRAIN, pre_nms_topk=fcos.PRE_NMS_TOPK_TRAIN, post_nms_topk=fcos.POST_NMS_TOPK_TRAIN, **common
+                fcos.INFERENCE_TH_TRAIN,
+                pre_nms_topk=fcos.PRE_NMS_TOPK_TRAIN,
+                post_nms_topk=fcos.POST_NMS_TOPK_TRAIN,
+                **common,
             ),
             "test_selection": Selection(
-                fcos.INFERENCE_TH_TEST, pre_nms_topk=fcos.PRE_NMS_TOPK_TEST, post_nms_topk=fcos.POST_NMS_TOPK_TEST, **common
+                fcos.INFERENCE_TH_TEST,
+                pre_nms_topk=fcos.PRE_NMS_TOPK_TEST,
+                post_nms_topk=fcos.POST_NMS_TOPK_TEST,
+                **common,
             ),
             "yield_proposal": fcos.YIELD_PROPOSAL,
         }

@@ -175,8 +175,8 @@ class BlendMask(nn.Module):
             raise ValueError("BlendMask learns masks: its training needs gt_masks in all instances (MODEL.MASK_ON True).")
         losses = {}
         if self.combine is not None:
-            ignored = self.panoptic_module.ignore_value
-            sem_seg = self._padded("sem_seg", all_with("sem_seg", batched_inputs, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED"), ignored)
+            inputs = all_with("sem_seg", batched_inputs, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED")
+            sem_seg = self._padded("sem_seg", inputs, self.panoptic_module.ignore_value)
             losses.update(self.panoptic_module(features, sem_seg)[1])
         things = self._padded("basis_sem", batched_inputs, 0) if "basis_sem" in batched_inputs[0] else None
         bases, basis_losses = self.basis_module(features, things)

@@ -31,13 +31,10 @@ class _RegionModel(nn.Module):
 
     @classmethod
     def from_config(cls, cfg):
+        normalization = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
         backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        proposal_generator = build_proposal_generator(cfg, backbone.output_shape())
+        return {"backbone": backbone, "proposal_generator": proposal_generator} | normalization
 
     @property
     def device(self) -> torch.device:

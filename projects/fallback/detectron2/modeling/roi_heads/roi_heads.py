@@ -168,15 +168,11 @@ class StandardROIHeads(ROIHeads):
             kwargs: see ROIHeads.
         """
         super().__init__(**kwargs)
-        self.in_features = self.box_in_features = box_in_features
-        self.box_pooler = box_pooler
-        self.box_head = box_head
-        self.box_predictor = box_predictor
+        self.box_in_features = self.in_features = box_in_features
+        self.box_pooler, self.box_head, self.box_predictor = box_pooler, box_head, box_predictor
         self.mask_on = mask_in_features is not None
         if self.mask_on:
-            self.mask_in_features = mask_in_features
-            self.mask_pooler = mask_pooler
-            self.mask_head = mask_head
+            self.mask_in_features, self.mask_pooler, self.mask_head = mask_in_features, mask_pooler, mask_head
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):
