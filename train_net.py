@@ -6,6 +6,7 @@
     train_net.py --config-file ... --dataset parts_train=train.json:images --dataset parts_val=val.json:images
 """
 
+import json
 import os
 import weakref
 
@@ -16,14 +17,15 @@ from projects.data.naming_mapper import NamingMapper
 from projects.data.training_data import load_training_data
 from projects.devices import choose_devices, distributed_on
 from projects.evaluation import build_evaluator
-from projects.files import drop_partial_line, explaining_full_disk
+from projects.files import drop_partial_line, explaining_full_disk, write_whole
 from projects.finite_loss import FiniteLoss
-from projects.num_classes import predicts_semantics
+from projects.num_classes import predicts_panoptic, predicts_semantics
 from projects.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 
@@ -62,7 +64,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-        return build_evaluator(dataset_name, folder, masks=learns_masks(cfg), semantics=predicts_semantics(cfg))
+        semantics, panoptic = predicts_semantics(cfg), predicts_panoptic(cfg)
+        return build_evaluator(dataset_name, folder, masks=learns_masks(cfg), semantics=semantics, panoptic=panoptic)
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -84,11 +87,16 @@ def setup(args):
 
 
 def evaluate(cfg, resume):
-    """Evaluate the weights of MODEL.WEIGHTS or, with ``resume``, of the output folder's last checkpoint."""
+    """Evaluate the weights of MODEL.WEIGHTS or, with ``resume``, of the output folder's last checkpoint.
+
+    What metrics.json has of an evaluation in training, evaluation.json has of this one.
+    """
     model = Trainer.build_model(cfg)
     Checkpointer(model, save_dir=cfg.OUTPUT_DIR, complete=True).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
+        with write_whole(os.path.join(cfg.OUTPUT_DIR, "evaluation.json")) as file:
+            file.write(json.dumps(flatten_results_dict(results)).encode())
         verify_results(cfg, results)
     return results
 

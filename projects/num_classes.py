@@ -34,6 +34,13 @@ def predicts_semantics(cfg: CfgNode) -> bool:
     return PREDICTS_SEMANTICS[name](cfg) if name in PREDICTS_SEMANTICS else name in SEMANTIC_BASELINES
 
 
+def predicts_panoptic(cfg: CfgNode) -> bool:
+    """Whether the model puts things and stuff together and predicts "panoptic_seg"."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    combines = name != "PanopticFPN" or cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED
+    return predicts_semantics(cfg) and combines and name != "SemanticSegmentor"
+
+
 def check_num_classes(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
     """Raise ValueError where the datasets' classes, as their metadata gives them, are not those of the config, or
     differ from one another."""
@@ -41,7 +48,7 @@ def check_num_classes(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
     for name in dataset_names:
         metadata = MetadataCatalog.get(name)
         kind = metadata.get("evaluator_type")
-        if predicts_semantics(cfg) and kind in ("sem_seg", "coco_panoptic_seg"):
+        if predicts_semantics(cfg) and kind in ("sem_seg", "coco_panoptic_seg", "cityscapes_panoptic_seg"):
             _check_counts({SEMANTIC_KEY: _get(cfg, SEMANTIC_KEY)}, name, "stuff", metadata.stuff_classes)
         counts, classes = thing_class_counts(cfg), metadata.get("thing_classes")
         # A semantic dataset's classes are things and stuff together, and no concern of an instance head's.

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from projects.config import check_datasets, setup_cfg
 from projects.data.dataset_mapper import build_dataset_mapper
 from projects.data.training_data import load_training_data
-from projects.num_classes import predicts_semantics, thing_class_counts
+from projects.num_classes import predicts_panoptic, predicts_semantics, thing_class_counts
 
 BLENDMASK = ["MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.MASK_ON", True, "MODEL.BASIS_MODULE.LOSS_ON", True]
 KEYS = {
@@ -120,6 +120,21 @@ def test_an_object_beyond_any_of_the_keys_is_an_error(register):
 )
 def test_which_models_predict_semantics(options, expected):
     assert predicts_semantics(setup_cfg(opts=options)) == expected
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ([*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True], True),
+        ([*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False], False),
+        (["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True], True),
+        (["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False], False),
+        (["MODEL.META_ARCHITECTURE", "SemanticSegmentor"], False),
+        (["MODEL.META_ARCHITECTURE", "SpatialEmbeddings"], False),
+    ],
+)
+def test_which_models_put_things_and_stuff_together(options, expected):
+    assert predicts_panoptic(setup_cfg(opts=options)) == expected
 
 
 @pytest.mark.parametrize("kind", ["sem_seg", "coco_panoptic_seg"])
