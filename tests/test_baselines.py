@@ -2,7 +2,7 @@ import json
 
 from tests.conftest import ROOT
 
-CONFIG = ROOT / "configs/baselines/shapes_demo_mask_rcnn.yaml"
+CONFIG = ROOT / "configs/baselines/shapes_small_mask_rcnn.yaml"
 
 
 def test_mask_rcnn_trains_and_is_evaluated(run_script, tmp_path):

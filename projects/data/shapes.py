@@ -10,7 +10,7 @@ sometimes share a neighbour's or the background's colour, so that grouping pixel
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import cv2
@@ -82,12 +82,15 @@ class ShapesConfig:
         return {"train": self.num_train, "val": self.num_val}[split]
 
 
+# Small images of few classes, whose comparisons of methods take minutes.
+_SMALL = ShapesConfig(
+    height=128, width=128, num_train=6000, num_val=200, num_things=3,
+    min_objects=2, max_objects=5, min_size=16,
+)
 PRESETS = {
     "shapes": ShapesConfig(),
-    "shapes_demo": ShapesConfig(
-        height=128, width=128, num_train=600, num_val=100, num_things=3,
-        min_objects=2, max_objects=5, min_size=16,
-    ),
+    "shapes_small": _SMALL,
+    "shapes_demo": replace(_SMALL, num_train=600, num_val=100),
 }
 
 

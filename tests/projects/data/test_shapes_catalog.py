@@ -39,7 +39,7 @@ def scenes(tiny_config):
 
 
 def test_presets_and_written_datasets_are_registered(registered):
-    datasets = [(name, split) for name in ("tiny", "shapes", "shapes_demo") for split in ("train", "val")]
+    datasets = [(name, split) for name in ("tiny", "shapes", "shapes_demo", "shapes_small") for split in ("train", "val")]
     expected = {kind.format(*dataset) for kind in KINDS for dataset in datasets}
     assert set(registered) == expected and len(registered) == len(expected)
     assert expected <= set(DatasetCatalog.list())
