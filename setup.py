@@ -13,7 +13,7 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).parent.resolve()
-METHODS = ["spatial_embeddings", "blendmask"]
+METHODS = ["spatial_embeddings", "blendmask", "ssap"]
 
 # Built for where no GPU is there to ask: Ampere, Hopper, and through PTX what comes later.
 CUDA_ARCHITECTURES = "8.0;9.0+PTX"
@@ -108,6 +108,6 @@ setup(
         "tqdm>=4.65",
         "yacs>=0.1.8",
     ],
-    extras_require={"dev": ["pytest>=7.4", "hypothesis>=6.80", "ninja>=1.10"]},
+    extras_require={"dev": ["pytest>=7.4", "hypothesis>=6.80", "ninja>=1.10", "bioimage-cpp>=0.9"]},
     **extensions(),
 )

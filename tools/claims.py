@@ -31,15 +31,24 @@ LOG_TAIL = 30  # lines of a failed run's output that are shown
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its config, what is changed in it, and the published mask AP."""
+    """One row of a table.
+
+    Attributes:
+        title: its name in the table.
+        config: the file, in configs/.
+        opts: what is changed in it, keys and values.
+        published: the published figure, in words or digits.
+        trained_as: the row whose training this one only evaluates, with its own ``opts``; itself where empty.
+    """
 
     title: str
     config: str
     opts: tuple[str, ...]
-    published: float
+    published: str
+    trained_as: str = ""
 
 
-def ablation_row(bandwidth: str, center: str, paper_ap: float) -> Row:
+def ablation_row(bandwidth: str, center: str, paper_ap: str) -> Row:
     keys = {"BANDWIDTH": bandwidth, "CENTER": center}
     opts = [x for key, value in keys.items() for x in (f"MODEL.SPATIAL_EMBEDDINGS.{key}", value)]
     title = f"{bandwidth} bandwidth, {center} centre"
@@ -48,37 +57,70 @@ def ablation_row(bandwidth: str, center: str, paper_ap: float) -> Row:
 
 # Neven et al., CVPR 2019, Table 1: AP on Cityscapes val with ground-truth sampling.
 ABLATION_ROWS = {
-    "fixed_centroid": ablation_row("fixed", "centroid", 28.0),
-    "scalar_centroid": ablation_row("scalar", "centroid", 38.7),
-    "scalar_learnt": ablation_row("scalar", "learnt", 39.5),
-    "elliptical_centroid": ablation_row("elliptical", "centroid", 39.1),
-    "elliptical_learnt": ablation_row("elliptical", "learnt", 40.5),
+    "fixed_centroid": ablation_row("fixed", "centroid", "28.0"),
+    "scalar_centroid": ablation_row("scalar", "centroid", "38.7"),
+    "scalar_learnt": ablation_row("scalar", "learnt", "39.5"),
+    "elliptical_centroid": ablation_row("elliptical", "centroid", "39.1"),
+    "elliptical_learnt": ablation_row("elliptical", "learnt", "40.5"),
 }
 
 
 # AdelaiDet's README of BlendMask (configs/BlendMask): mask AP on COCO val of ResNet-50, 1x.
 BLENDMASK_ROWS = {
-    "mask_rcnn": Row("Mask R-CNN", "baselines/shapes_demo_mask_rcnn.yaml", (), 35.2),
-    "blendmask": Row("BlendMask", "blendmask/shapes_demo.yaml", (), 35.8),
+    "mask_rcnn": Row("Mask R-CNN", "baselines/shapes_small_mask_rcnn.yaml", (), "35.2"),
+    "blendmask": Row("BlendMask", "blendmask/shapes_small.yaml", (), "35.8"),
 }
+
+
+# Gao et al., ICCV 2019: Section 4, AP on Cityscapes val of the cascade against the finest level alone.
+SSAP_CONFIG = "ssap/shapes_small.yaml"
+FINEST = ("MODEL.SSAP.NUM_CASCADE_LEVELS", "1")
+SEPARATE = ("MODEL.SSAP.JOINT", "False")
+SSAP_ROWS = {
+    "joint": Row("joint training, full cascade", SSAP_CONFIG, (), "9 % above the next"),
+    "joint_finest": Row("joint training, finest level alone", SSAP_CONFIG, FINEST, "", trained_as="joint"),
+    "separate": Row("separate training, full cascade", SSAP_CONFIG, SEPARATE, ""),
+    "separate_finest": Row(
+        "separate training, finest level alone", SSAP_CONFIG, SEPARATE + FINEST, "", trained_as="separate"
+    ),
+}
+
+
+MASK_COLUMNS = {"mask AP": "segm/AP", "mask AP50": "segm/AP50"}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Rows to be trained on the same data, compared by their mask AP."""
+    """Rows to be trained on the same data and compared.
+
+    Attributes:
+        rows: by name.
+        published_column: what the published figures are.
+        columns: what is compared: a column's title, and an evaluation's name for it.
+    """
 
     rows: dict[str, Row]
     published_column: str
+    columns: dict[str, str]
 
 
 CLAIMS = {
-    "spatial_embeddings_ablation": Claim(ABLATION_ROWS, "paper's AP (Cityscapes val)"),
-    "blendmask_mask_rcnn": Claim(BLENDMASK_ROWS, "AdelaiDet's AP (COCO val)"),
+    "spatial_embeddings_ablation": Claim(ABLATION_ROWS, "paper's AP (Cityscapes val)", MASK_COLUMNS),
+    "blendmask_mask_rcnn": Claim(BLENDMASK_ROWS, "AdelaiDet's AP (COCO val)", MASK_COLUMNS),
+    "ssap_cascade": Claim(
+        SSAP_ROWS, "paper's AP (Cityscapes val)", MASK_COLUMNS | {"PQ": "panoptic_seg/PQ", "mIoU": "sem_seg/mIoU"}
+    ),
 }
 
 
-def finished_run(folder: Path) -> dict | None:
-    """What a run's last evaluation wrote, by name ("segm/AP", ...), or None before there is one."""
+def finished_evaluation(folder: Path) -> dict | None:
+    """What an evaluation that is nothing else wrote, as ``finished_training``."""
+    evaluation = folder / "evaluation.json"
+    return json.loads(evaluation.read_text()) if evaluation.is_file() else None
+
+
+def finished_training(folder: Path) -> dict | None:
+    """What a training's last evaluation wrote, by name ("segm/AP", ...), or None before there is one."""
     metrics, weights = folder / "metrics.json", folder / "model_final.pth"
     if not (metrics.is_file() and weights.is_file()):
         return None
@@ -87,8 +129,11 @@ def finished_run(folder: Path) -> dict | None:
     return next((line for line in reversed(lines) if "segm/AP" in line), None)
 
 
-def train(folder: Path, config_file: Path, opts: Sequence[str]) -> dict:
+def run_row(folder: Path, config_file: Path, opts: Sequence[str], evaluates: bool) -> dict:
     """Train and evaluate in ``folder``, or go on there, unless that is done.
+
+    Args:
+        evaluates: only evaluate, weights that ``opts`` name.
 
     Returns:
         the last evaluation's results by name, and "minutes" of all the processes it took.
@@ -96,7 +141,7 @@ def train(folder: Path, config_file: Path, opts: Sequence[str]) -> dict:
     Raises:
         SystemExit: the run failed, or the folder holds one with other options.
     """
-    record = folder / "run.json"
+    record, finished = folder / "run.json", finished_evaluation if evaluates else finished_training
     run = {"config": config_file.name, "opts": list(opts), "minutes": 0.0}
     if record.is_file():
         earlier = json.loads(record.read_text())
@@ -106,19 +151,26 @@ def train(folder: Path, config_file: Path, opts: Sequence[str]) -> dict:
                 f"with {' '.join(opts)}. Give another --output, or remove the folder."
             )
         run = earlier
-    if finished_run(folder) is None:
+    if finished(folder) is None:
         folder.mkdir(parents=True, exist_ok=True)
         _write(record, run)
         start = time.monotonic()
         try:
-            _train_net(folder, config_file, opts)
+            _train_net(folder, config_file, ["--eval-only" if evaluates else "--resume", *opts])
         finally:
             run["minutes"] += (time.monotonic() - start) / 60
             _write(record, run)
-    results = finished_run(folder)
+    results = finished(folder)
     if results is None:
-        raise SystemExit(f"{folder}/metrics.json has no mask AP: the run evaluates nothing.")
+        raise SystemExit(f"{folder} has no mask AP: the run evaluates nothing.")
     return {**results, "minutes": run["minutes"]}
+
+
+def trained_weights(folder: Path, name: str) -> Path:
+    """The weights of a row's finished training. Raises SystemExit where there are none."""
+    if finished_training(folder) is None:
+        raise SystemExit(f"There is no finished training in {folder}: add {name} to --rows, before what evaluates it.")
+    return folder / "model_final.pth"
 
 
 def _write(path: Path, content: dict) -> None:
@@ -126,12 +178,12 @@ def _write(path: Path, content: dict) -> None:
         file.write(json.dumps(content).encode())
 
 
-def _train_net(folder: Path, config_file: Path, opts: Sequence[str]) -> None:
-    """Run ``train_net.py``, which resumes what it finds in ``folder``; its output goes to output.txt there."""
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config_file), "--resume"]
+def _train_net(folder: Path, config_file: Path, arguments: Sequence[str]) -> None:
+    """Run ``train_net.py`` on ``folder``; its output goes to output.txt there."""
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config_file)]
     output = folder / "output.txt"
     with output.open("w") as file:
-        failed = subprocess.run([*command, *opts, "OUTPUT_DIR", str(folder)], stdout=file, stderr=subprocess.STDOUT)
+        failed = subprocess.run([*command, *arguments, "OUTPUT_DIR", str(folder)], stdout=file, stderr=subprocess.STDOUT)
     if failed.returncode:
         tail = "\n".join(output.read_text().splitlines()[-LOG_TAIL:])
         raise SystemExit(f"{tail}\n\nThe run in {folder} failed with exit status {failed.returncode}; see {output}.")
@@ -145,10 +197,10 @@ def summary(values: Sequence[float]) -> str:
 
 def table(claim: Claim, results: dict[str, list[dict]]) -> str:
     """The claim's table in markdown; ``results`` has the runs of every row that was trained."""
-    headers = ["", claim.published_column, "mask AP", "mask AP50", "minutes a run"]
+    headers = ["", claim.published_column, *claim.columns, "minutes a run"]
     lines = [
-        [claim.rows[name].title, f"{claim.rows[name].published:.1f}"]
-        + [summary([run[key] for run in runs]) for key in ("segm/AP", "segm/AP50", "minutes")]
+        [claim.rows[name].title, claim.rows[name].published]
+        + [summary([run[key] for run in runs]) for key in (*claim.columns.values(), "minutes")]
         for name, runs in results.items()
     ]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
@@ -183,9 +235,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results: dict[str, list[dict]] = {name: [] for name in names}
     # Seed by seed, so that an interrupted command has compared all rows as far as it came.
     for seed in args.seeds:
-        for name in names:
-            opts = [*claim.rows[name].opts, *args.opts, "SEED", str(seed)]
-            run = train(output / f"{name}_seed{seed}", configs_dir() / claim.rows[name].config, opts)
+        for name, row in zip(names, rows):
+            opts = [*row.opts, *args.opts, "SEED", str(seed)]
+            if row.trained_as:
+                opts += ["MODEL.WEIGHTS", str(trained_weights(output / f"{row.trained_as}_seed{seed}", row.trained_as))]
+            folder = output / f"{name}_seed{seed}"
+            run = run_row(folder, configs_dir() / row.config, opts, evaluates=bool(row.trained_as))
             results[name].append(run)
             print(f"{name}, seed {seed}: mask AP {run['segm/AP']:.1f}, {run['minutes']:.1f} min", file=sys.stderr)
     print(f"\n{conditions([row.title for row in rows], cfgs)}; seeds {args.seeds}\n")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from projects.checkpoint import Checkpointer
 from projects.config import check_datasets, setup_cfg, setup_run
 from projects.data.dataset_mapper import build_dataset_mapper
-from projects.visualization import draw_ground_truth, draw_prediction, heat_map, panel_row
+from projects.visualization import draw_ground_truth, draw_prediction, heat_map, label_colors, panel_row
 from projects.visualization.results import result_paths, write_picture
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -24,9 +24,13 @@ from detectron2.modeling import build_model
 
 
 def internal_panels(internals: dict[str, torch.Tensor]) -> dict:
-    """Every channel of a method's internal maps (float [C, H, W], by name) as a picture; probabilities from 0 to 1."""
+    """Every channel of a method's internal maps ([C, H, W], by name) as a picture: integers as labels, probabilities
+    from 0 to 1, other numbers over their range."""
     panels = {}
     for name, maps in internals.items():
+        if not maps.is_floating_point():
+            panels |= {name: label_colors(labels) for labels in maps.cpu().numpy()}
+            continue
         for channel, values in enumerate(maps.float().cpu().numpy()):
             low, high = (0.0, 1.0) if 0 <= values.min() and values.max() <= 1 else (values.min(), values.max())
             title = name if len(maps) == 1 else f"{name} {channel}"

@@ -11,10 +11,11 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
-from ..methods import DATASET_MAPPERS, LEARNS_MASKS, NEEDS_GROUND_TRUTH
+from ..methods import DATASET_MAPPERS, LEARNS_MASKS, NEEDS_GROUND_TRUTH, PREDICTS_SEMANTICS
 from .instance_mapper import InstanceDatasetMapper
 from .label_maps import label_maps
 from .object_crop import RandomObjectCrop
+from .panoptic_mapper import PanopticDatasetMapper
 from .thing_semantic_mapper import ThingSemanticDatasetMapper
 
 
@@ -23,7 +24,8 @@ class LabelMapDatasetMapper:
 
     Beside "image" uint8 [3, H, W] the output has "instance_map" int32 [H, W] and "class_map" int16 [H, W] as
     ``projects.data.label_maps.label_maps`` makes them, crowds included. Objects that lose all their pixels are not in
-    the maps. In inference there is only the image, unless the method needs the ground truth there too.
+    the maps. Where the method learns semantic classes, there is the dataset's "sem_seg" int64 [H, W] too. In inference
+    there is only the image, unless the method needs the ground truth there too.
     """
 
     @configurable
@@ -34,6 +36,7 @@ class LabelMapDatasetMapper:
         augmentations: Sequence[T.Augmentation],
         image_format: str,
         ground_truth_in_test: bool = False,
+        semantics: bool = False,
     ):
         """
         Args:
@@ -41,9 +44,11 @@ class LabelMapDatasetMapper:
             augmentations: applied to image and masks alike.
             image_format: the channels' order, "RGB" or "BGR".
             ground_truth_in_test: whether to make label maps of annotated images in inference too.
+            semantics: whether to read the semantic labels in training.
         """
         self.is_train = is_train
         self.ground_truth_in_test = ground_truth_in_test
+        self.semantics = semantics
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
 
@@ -53,11 +58,13 @@ class LabelMapDatasetMapper:
         if is_train and cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, _random_crop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         needs_ground_truth = NEEDS_GROUND_TRUTH.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: False)
+        semantics = PREDICTS_SEMANTICS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: False)
         return {
             "is_train": is_train,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
             "ground_truth_in_test": needs_ground_truth(cfg),
+            "semantics": semantics(cfg),
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -71,10 +78,15 @@ class LabelMapDatasetMapper:
             annotation.pop("keypoints", None)  # whose flipping would need their names
         objects = [x for x in annotations if not x.get("iscrowd", 0)]
         boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in objects]
-        augmented = T.AugInput(image, boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4))
+        labels_file = dataset_dict.pop("sem_seg_file_name", None)
+        labels = None
+        if self.is_train and self.semantics and labels_file is not None:
+            labels = detection_utils.read_image(labels_file, "L")[:, :, 0]
+        augmented = T.AugInput(image, boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4), sem_seg=labels)
         transforms = self.augmentations(augmented)
         dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        dataset_dict.pop("sem_seg_file_name", None)
+        if labels is not None:
+            dataset_dict["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64))
         if draws_maps:
             size = augmented.image.shape[:2]
             dataset_dict["instance_map"], dataset_dict["class_map"] = _label_maps(annotations, transforms, size)
@@ -101,6 +113,7 @@ MAPPERS = {
     "instance": InstanceDatasetMapper,
     "thing_semantic": ThingSemanticDatasetMapper,
     "label_map": LabelMapDatasetMapper,
+    "panoptic": PanopticDatasetMapper,
 }
 
 

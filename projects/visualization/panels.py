@@ -14,6 +14,14 @@ def heat_map(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
+def label_colors(labels: np.ndarray) -> np.ndarray:
+    """A label map int [H, W] in colours, uint8 [H, W, 3] RGB: black for 0, far apart for neighbouring numbers."""
+    hues = (labels * 180 * (5**0.5 - 1) / 2) % 180  # by the golden ratio, in OpenCV's units of two degrees
+    lightness = np.where(labels > 0, 90 + 60 * (labels % 3), 0)
+    hls = np.stack([hues, lightness, np.full(labels.shape, 200)], axis=2).astype(np.uint8)
+    return cv2.cvtColor(hls, cv2.COLOR_HLS2RGB)
+
+
 def panel_row(panels: dict[str, np.ndarray], height: int) -> np.ndarray:
     """Put pictures (uint8 [h, w, 3], RGB, by title) in a row, each resized to ``height``."""
     titled = [_titled(picture, title, height) for title, picture in panels.items()]

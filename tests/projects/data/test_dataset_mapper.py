@@ -124,3 +124,16 @@ def test_unknown_mapper_is_an_error():
     cfg.INPUT.DATASET_MAPPER_NAME = "labels"
     with pytest.raises(ValueError, match="labels.*default.*label_map"):
         build_dataset_mapper(cfg, is_train=True)
+
+
+def test_semantic_labels_are_read_where_they_are_learnt(record, tmp_path):
+    labels = np.arange(120, dtype=np.uint8).reshape(12, 10)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    record["sem_seg_file_name"] = str(tmp_path / "labels.png")
+    assert "sem_seg" not in build_dataset_mapper(config(), is_train=True)(record)
+    cfg = config(flip="horizontal")
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SSAP.SEMANTICS = "SSAP", "separated"
+    mapped = build_dataset_mapper(cfg, is_train=True)(record)
+    flipped = mapped["image"][0, 0, 0] != 0
+    assert mapped["sem_seg"].tolist() == (labels[:, ::-1] if flipped else labels).tolist()
+    assert "sem_seg" not in build_dataset_mapper(cfg, is_train=False)(record)

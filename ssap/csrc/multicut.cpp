@@ -1,0 +1,48 @@
+// The op ssap::multicut on the CPU.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "contraction.h"
+#include "kernighan_lin.h"
+
+namespace ssap {
+namespace {
+
+// The edges between different nodes.
+std::vector<Edge> edges_of(const at::Tensor& nodes, const at::Tensor& costs) {
+  const auto ends = nodes.accessor<int64_t, 2>();
+  const auto values = costs.accessor<double, 1>();
+  std::vector<Edge> edges;
+  edges.reserve(nodes.size(0));
+  for (int64_t e = 0; e < nodes.size(0); ++e)
+    if (ends[e][0] != ends[e][1]) edges.push_back({int32_t(ends[e][0]), int32_t(ends[e][1]), values[e]});
+  return edges;
+}
+
+at::Tensor multicut(int64_t num_nodes, const at::Tensor& nodes, const at::Tensor& costs, bool refine) {
+  TORCH_CHECK(nodes.dim() == 2 && nodes.size(1) == 2 && nodes.scalar_type() == at::kLong, "edges must be int64 [E, 2]");
+  TORCH_CHECK(costs.dim() == 1 && costs.size(0) == nodes.size(0) && costs.scalar_type() == at::kDouble,
+              "costs must be float64 [E]");
+  std::vector<Edge> edges = edges_of(nodes, costs);
+  std::vector<int32_t> labels;
+  if (refine) {
+    edges = merge_parallel_edges(num_nodes, std::move(edges));
+    labels = kernighan_lin(num_nodes, edges, greedy_contraction(num_nodes, edges), 50);
+  } else {
+    labels = greedy_contraction(num_nodes, std::move(edges));
+  }
+  at::Tensor result = at::empty({num_nodes}, nodes.options());
+  std::copy(labels.begin(), labels.end(), result.mutable_data_ptr<int64_t>());
+  return result;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(ssap, m) {
+  m.def("multicut(int num_nodes, Tensor edges, Tensor costs, bool refine) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(ssap, CPU, m) { m.impl("multicut", &multicut); }
+
+}  // namespace ssap
