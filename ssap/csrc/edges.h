@@ -14,13 +14,13 @@ struct Edge {
   double cost;
 };
 
-// Edges in the order of one end's numbers, those with the same number in the order they had.
-inline void sort_by_end(int64_t num_nodes, std::vector<Edge>& edges, int32_t Edge::*end) {
+// Edges in the order of their lower ends, u < v.
+inline void sort_by_lower_end(int64_t num_nodes, std::vector<Edge>& edges) {
   std::vector<int64_t> position(num_nodes + 1);
-  for (const Edge& edge : edges) ++position[edge.*end + 1];
+  for (const Edge& edge : edges) ++position[edge.u + 1];
   for (int64_t node = 0; node < num_nodes; ++node) position[node + 1] += position[node];
   std::vector<Edge> sorted(edges.size());
-  for (const Edge& edge : edges) sorted[position[edge.*end]++] = edge;
+  for (const Edge& edge : edges) sorted[position[edge.u]++] = edge;
   edges.swap(sorted);
 }
 
@@ -29,18 +29,17 @@ inline void sort_by_end(int64_t num_nodes, std::vector<Edge>& edges, int32_t Edg
 inline std::vector<Edge> merge_parallel_edges(int64_t num_nodes, std::vector<Edge> edges) {
   for (Edge& edge : edges)
     if (edge.u > edge.v) std::swap(edge.u, edge.v);
-  const auto before = [](const Edge& a, const Edge& b) { return a.u != b.u ? a.u < b.u : a.v < b.v; };
-  if (!std::is_sorted(edges.begin(), edges.end(), before)) {
-    sort_by_end(num_nodes, edges, &Edge::v);
-    sort_by_end(num_nodes, edges, &Edge::u);
-  }
+  sort_by_lower_end(num_nodes, edges);
   auto merged = edges.begin();
   for (auto run = edges.begin(); run != edges.end();) {
-    const auto end = std::find_if(run, edges.end(), [&](const Edge& edge) { return before(*run, edge); });
-    std::sort(run, end, [](const Edge& a, const Edge& b) { return a.cost < b.cost; });
-    Edge sum = *run;
-    while (++run != end) sum.cost += run->cost;
-    *merged++ = sum;
+    const int32_t u = run->u;
+    const auto end = std::find_if(run, edges.end(), [&](const Edge& edge) { return edge.u != u; });
+    std::sort(run, end, [](const Edge& a, const Edge& b) { return a.v != b.v ? a.v < b.v : a.cost < b.cost; });
+    while (run != end) {
+      Edge sum = *run;
+      while (++run != end && run->v == sum.v) sum.cost += run->cost;
+      *merged++ = sum;
+    }
   }
   edges.erase(merged, edges.end());
   return edges;
