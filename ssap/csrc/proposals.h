@@ -63,10 +63,10 @@ inline Interiors interiors_of(
     for (int64_t x = 0; x < width; ++x) {
       const int64_t i = y * width + x;
       const int32_t label = labels[i];
-      const bool inside = label > 0 &&
-                          (x == 0 || labels[i - 1] == label) && (x == width - 1 || labels[i + 1] == label) &&
-                          (y == 0 || labels[i - width] == label) && (y == height - 1 || labels[i + width] == label);
-      if (!inside) continue;
+      const auto other = [&](int64_t neighbour) { return labels[neighbour] > 0 && labels[neighbour] != label; };
+      if (label == 0 || (x > 0 && other(i - 1)) || (x < width - 1 && other(i + 1)) || (y > 0 && other(i - width)) ||
+          (y < height - 1 && other(i + width)))
+        continue;
       if (numbers[label] == kNoNode) {
         numbers[label] = int32_t(votes.size() / level.num_classes);
         votes.resize(votes.size() + level.num_classes);

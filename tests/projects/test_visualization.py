@@ -5,7 +5,7 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from projects.postprocessing import resize_masks
-from projects.visualization import draw_ground_truth, draw_prediction, heat_map, panel_row
+from projects.visualization import draw_ground_truth, draw_prediction, heat_map, label_colors, panel_row
 from projects.visualization.panels import GAP, TITLE_HEIGHT
 
 GRAY = np.full((80, 120, 3), 128, np.uint8)
@@ -57,6 +57,12 @@ def test_heat_maps_grow_brighter_with_the_value():
     colours = heat_map(np.linspace(-1, 3, 9)[None], 0, 2).astype(int).sum(axis=2)[0]
     assert (np.diff(colours[2:7]) > 0).all() and colours[0] == colours[2] and colours[6] == colours[8]
     assert heat_map(np.ones((3, 3)), 1, 1).shape == (3, 3, 3)
+
+
+def test_labels_have_a_colour_each_and_nothing_is_black():
+    colours = label_colors(np.arange(7)[None])[0]
+    assert not colours[0].any() and len({tuple(colour) for colour in colours.tolist()}) == 7
+    assert (label_colors(np.full((2, 3), 4)) == colours[4]).all()
 
 
 def test_panels_stand_side_by_side_under_their_titles():

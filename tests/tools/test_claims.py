@@ -109,10 +109,30 @@ def test_rows_under_different_conditions_are_told_apart():
 
 def test_seeds_are_summed_up_by_mean_and_sample_standard_deviation():
     row = claims.ABLATION_ROWS["scalar_learnt"]
-    claim = claims.Claim({"a": row}, "paper")
+    claim = claims.Claim({"a": row}, "paper", claims.MASK_COLUMNS)
     runs = [{"segm/AP": ap, "segm/AP50": 70.04, "minutes": 3.0} for ap in (41.0, 43.0, 45.0)]
     (cells,) = rows_of(claims.table(claim, {"a": runs})).values()
     assert cells == ["39.5", "43.0 ± 2.0", "70.0 ± 0.0", "3.0 ± 0.0"]
+
+
+def test_one_training_is_evaluated_in_several_ways(run_script, run_here, tmp_path):
+    opts = [
+        "DATASETS.TRAIN", "('small_train_panoptic_separated',)", "DATASETS.TEST", "('small_val_panoptic_separated',)",
+        "MODEL.SSAP.DECODER_CHANNELS", 8, "MODEL.SSAP.CONV_CHANNELS", 8, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 2,
+    ]  # fmt: skip
+    arguments = ["ssap_cascade", "--output", tmp_path, "--seeds", 1, "--rows", "joint", "joint_finest", "--opts", *opts]
+    printed = run_script("tools/claims.py", *arguments).stdout
+    assert list(rows_of(printed)) == ["joint training, full cascade", "joint training, finest level alone"]
+    assert (tmp_path / "joint_seed1/model_final.pth").is_file()
+    assert not (tmp_path / "joint_finest_seed1/model_final.pth").exists()
+    results = json.loads((tmp_path / "joint_finest_seed1/evaluation.json").read_text())
+    cells = rows_of(printed)["joint training, finest level alone"]
+    assert cells[1:4] == [f"{results[key]:.1f}" for key in ("segm/AP", "segm/AP50", "panoptic_seg/PQ")]
+    config = (tmp_path / "joint_finest_seed1/config.yaml").read_text()
+    assert "NUM_CASCADE_LEVELS: 1\n" in config and "joint_seed1/model_final.pth" in config
+
+    _, message = run_here("ssap_cascade", "--output", tmp_path / "new", "--rows", "joint_finest", "--opts", *opts)
+    assert "no finished training in" in message and "add joint to --rows" in message
 
 
 def test_both_sides_of_a_comparison_have_the_same_data_backbone_and_schedule():
