@@ -40,11 +40,11 @@ def cascaded_partition(
 
     An edge's cost is log(a / (1 − a)), a the mean of the pair's two affinities, times exp(−JS) of the pixels' class
     distributions: joined is cheaper where it is positive. At the coarsest level every thing pixel is a node. After
-    that the interior of each proposal of the level before, the pixels whose four neighbours are in it too, is one node,
-    in one piece at the finer level or not. Of that interior's pixels, each 2×2 here, those which the finer semantics
-    call something else than most of the interior's were called are free again: of another thing class, nodes of their
-    own, or stuff. The pixels outside of any interior are nodes of their own as well. A pyramid of one level is
-    partitioned as it is.
+    that the interior of each proposal of the level before, the pixels none of whose four neighbours is in another
+    proposal, is one node, in one piece at the finer level or not. Of that interior's pixels, each 2×2 here, those which
+    the finer semantics call something else than most of the interior's were called are free again: of another thing
+    class, nodes of their own, or stuff. The pixels outside of any interior are nodes of their own as well. A pyramid of
+    one level is partitioned as it is.
 
     Args:
         affinities: coarsest level first, float [K, h, w], probabilities that pixel p and p + offset k are in one
@@ -159,11 +159,11 @@ def _label_map(nodes: Tensor, clusters: Tensor) -> Tensor:
 def _interiors(labels: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """The proposals' interiors: their numbers by pixel, int64 [h, w], and each one's most frequent class, int64 [K]."""
     inside = labels > 0
-    vertical, horizontal = labels[1:] == labels[:-1], labels[:, 1:] == labels[:, :-1]
-    inside[1:] &= vertical
-    inside[:-1] &= vertical
-    inside[:, 1:] &= horizontal
-    inside[:, :-1] &= horizontal
+    for along, inside_along in ((labels, inside), (labels.T, inside.T)):
+        before, after = along[:-1], along[1:]
+        together = (before == after) | (before == 0) | (after == 0)
+        inside_along[:-1] &= together
+        inside_along[1:] &= together
     found, inverse = torch.unique(labels[inside], return_inverse=True)
     numbers = torch.full_like(classes, NO_NODE)
     numbers[inside] = inverse

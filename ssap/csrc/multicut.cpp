@@ -28,7 +28,7 @@ at::Tensor multicut(int64_t num_nodes, const at::Tensor& nodes, const at::Tensor
   std::vector<int32_t> labels;
   if (refine) {
     edges = merge_parallel_edges(num_nodes, std::move(edges));
-    labels = kernighan_lin(num_nodes, edges, greedy_contraction(num_nodes, edges), 50);
+    labels = kernighan_lin(num_nodes, edges, greedy_contraction(num_nodes, edges));
   } else {
     labels = greedy_contraction(num_nodes, std::move(edges));
   }

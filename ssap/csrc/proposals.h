@@ -51,8 +51,8 @@ struct Interiors {
   std::vector<int32_t> classes;   // the most frequent one among each interior's pixels, the lower one of equals
 };
 
-// Of labels 1..num_labels, 0 for stuff: interiors consist of the pixels whose label is that of all of their four
-// neighbours in the image.
+// Of labels 1..num_labels, 0 for stuff: interiors consist of the pixels none of whose four neighbours in the image is in
+// another proposal. Where a proposal ends at stuff, the finer semantics say which of the pixels are still things.
 inline Interiors interiors_of(
     const PyramidLevel& level, const std::vector<int32_t>& classes, const int32_t* labels, int32_t num_labels) {
   Interiors interiors{level.width, std::vector<int32_t>(level.size(), kNoNode), {}};

@@ -121,7 +121,7 @@ def plain_partition(affinities, semantics, refine_semantics=True):
         for y, x in itertools.product(range(height), range(width)):
             around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
             label = labels[y, x].item()
-            if label and all(labels[q].item() == label for q in around if q in p):
+            if label and all(labels[q].item() in (0, label) for q in around if q in p):
                 interiors[y, x] = label, best[y, x]
     return partitions
 
@@ -199,16 +199,17 @@ def test_boundaries_are_decided_anew_at_the_finer_level(implementation):
 
 
 def test_a_proposal_without_interior_is_free(implementation):
-    """Of 2 × 2 pixels in the middle none is inside; of 2 × 2 in the image's corner one is, and stays in one piece."""
-    for top, together in ((4, False), (0, True)):
-        coarse = rectangles(8, 8, (top, top, top + 2, top + 2))
-        fine = rectangles(16, 16, (2 * top, 2 * top, 2 * top + 4, 2 * top + 4))
+    """Of two pixels that both have another proposal beside them none is inside; with stuff around them both are, and
+    stay in one piece."""
+    for others, together in (([(4, 5, 6, 8)], False), ([], True)):
+        coarse = rectangles(8, 8, (4, 4, 6, 5), *others)
+        fine = rectangles(16, 16, *(tuple(2 * side for side in box) for box in [(4, 4, 6, 5), *others]))
         affinities, semantics = (pyramid(coarse, 1)[i] + pyramid(fine, 1)[i] for i in (0, 1))
-        first_column = (fine > 0) & (torch.arange(16) == 2 * top)
-        cut(affinities[1], first_column, (fine > 0) & ~first_column)
+        first_column = (fine == 1) & (torch.arange(16) == 8)
+        cut(affinities[1], first_column, (fine == 1) & ~first_column)
         levels = cascaded_partition(affinities, semantics, THINGS, return_levels=True)
-        assert levels[0].max() == 1
-        assert (levels[1][2 * top, 2 * top] == levels[1][2 * top, 2 * top + 1]) == together
+        assert levels[0].max() == 1 + len(others)
+        assert (levels[1][8, 8] == levels[1][8, 9]) == together
 
 
 @pytest.mark.parametrize("affinity, expected", [(0.05, 2), (0.95, 1)])
