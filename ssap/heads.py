@@ -10,7 +10,9 @@ from .decoder import conv_block
 class PyramidHead(nn.Module):
     """3×3 convolutions and a 1×1 predictor at every level, no weight shared."""
 
-    def __init__(self, num_levels: int, in_channels: int, out_channels: int, *, channels: int, num_convs: int, norm: str):
+    def __init__(
+        self, num_levels: int, in_channels: int, out_channels: int, *, channels: int, num_convs: int, norm: str
+    ):
         """
         Args:
             num_levels: of the pyramid.

@@ -99,7 +99,8 @@ def _surrounding(count: int, stride: int, seen: int, output: int, device: torch.
 
 def resize_probabilities(maps: Tensor, stride: int, size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
     """Probabilities [C, h, w] of the finest level at the output's size, bilinearly."""
-    full = F.interpolate(maps[None], scale_factor=stride, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+    height, width = size
+    full = F.interpolate(maps[None], scale_factor=stride, mode="bilinear", align_corners=False)[..., :height, :width]
     return F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)[0]
 
 

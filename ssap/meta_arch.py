@@ -173,13 +173,15 @@ class SSAP(nn.Module):
             return self.losses(batched_inputs, affinities, semantics)
         results = []
         for index, (image_input, size) in enumerate(zip(batched_inputs, images.image_sizes)):
-            pyramid = [
-                [maps[index, :, : -(-size[0] // stride), : -(-size[1] // stride)] for maps, stride in zip(levels, self.strides)]
-                for levels in (affinities, semantics)
-            ]
+            pyramid = [self._unpadded([x[index] for x in levels], size) for levels in (affinities, semantics)]
             output_size = image_input.get("height", size[0]), image_input.get("width", size[1])
             results.append(self.inference(*pyramid, size, output_size))
         return results
+
+    def _unpadded(self, levels: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """Levels [C, h, w] without the cells that lie in the padding of an image of ``size``."""
+        height, width = size
+        return [x[:, : -(-height // stride), : -(-width // stride)] for x, stride in zip(levels, self.strides)]
 
     def preprocess(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise the images and pad them to one size that the coarsest level's stride divides."""
@@ -307,7 +309,7 @@ def build_trunk(cfg) -> dict[str, nn.Module]:
 
 
 def level_strides(backbone: Backbone, in_features: Sequence[str]) -> list[int]:
-    """The strides of the pyramid's levels, coarsest first. Raises ValueError where one is not half of the one before."""
+    """The strides of the pyramid's levels, coarsest first. Raises ValueError where one is not half the one before."""
     strides = [backbone.output_shape()[name].stride for name in in_features]
     strides.append(2 * strides[-1])
     if any(b != 2 * a for a, b in zip(strides, strides[1:])):
@@ -323,8 +325,8 @@ def check_levels(cfg, num_levels: int) -> None:
     method = cfg.MODEL.SSAP
     if len(method.LEVEL_WEIGHTS) != num_levels:
         raise ValueError(
-            f"MODEL.SSAP.LEVEL_WEIGHTS has {len(method.LEVEL_WEIGHTS)} numbers for {num_levels} levels: one for each of "
-            "IN_FEATURES, and one more."
+            f"MODEL.SSAP.LEVEL_WEIGHTS has {len(method.LEVEL_WEIGHTS)} numbers for {num_levels} levels: one for each "
+            "of IN_FEATURES, and one more."
         )
     if not 0 <= method.NUM_CASCADE_LEVELS <= num_levels:
         raise ValueError(

@@ -23,7 +23,7 @@ from tests import processes
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "configs/spatial_embeddings/shapes.yaml"
-BLENDMASK = ROOT / "configs/blendmask/shapes_demo.yaml"
+BLENDMASK = ROOT / "configs/blendmask/shapes_small.yaml"
 SIZE = 32
 SQUARE = [[4, 4, 20, 4, 20, 20, 4, 20]]
 

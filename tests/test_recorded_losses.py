@@ -16,9 +16,9 @@ from train_net import Trainer
 RECORDED = {
     "spatial_embeddings/shapes": {"loss_instance": 1.8008417, "loss_variance": 0.0, "loss_seed": 1.3629376},
     "spatial_embeddings/shapes_R_18_FPN": {"loss_instance": 1.8008417, "loss_variance": 0.0, "loss_seed": 1.4037285},
-    "baselines/shapes_demo_mask_rcnn": {
-        "loss_cls": 2.0243027, "loss_box_reg": 0.0256904, "loss_mask": 0.6929365,
-        "loss_rpn_cls": 0.6936987, "loss_rpn_loc": 0.0104159,
+    "baselines/shapes_small_mask_rcnn": {
+        "loss_cls": 1.9472339, "loss_box_reg": 0.0344321, "loss_mask": 0.6934537,
+        "loss_rpn_cls": 0.6945434, "loss_rpn_loc": 0.0107280,
     },  # fmt: skip
 }
 

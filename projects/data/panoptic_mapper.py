@@ -43,8 +43,8 @@ class PanopticDatasetMapper:
         if is_train and crop.ENABLED:
             if crop.TYPE == "object":
                 raise ValueError(
-                    "INPUT.CROP.TYPE is 'object', but the dataset mapper panoptic crops at random: set it to 'absolute', "
-                    "'relative' or 'relative_range'."
+                    "INPUT.CROP.TYPE is 'object', but the dataset mapper panoptic crops at random: set it to "
+                    "'absolute', 'relative' or 'relative_range'."
                 )
             augmentations.insert(0, T.RandomCrop(crop.TYPE, crop.SIZE))
         return {"is_train": is_train, "augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
@@ -76,7 +76,7 @@ class PanopticDatasetMapper:
 def segment_places(picture: np.ndarray, segments: list[dict]) -> np.ndarray:
     """Each pixel's segment, [H, W]: k + 1 for the k-th of ``segments``, 0 for none.
 
-    uint8, which is resized as images are, or float32, which torch resizes, where there are more segments than that holds.
+    uint8, which is resized as images are; where there are more segments than that holds float32, which torch resizes.
 
     Args:
         picture: uint8 [H, W, 3]; a segment's id is R + 256 G + 65536 B.

@@ -294,7 +294,7 @@ class ThinPyramid(Backbone):
 def config(*pairs):
     """The demo's Mask R-CNN on a backbone that takes no time."""
     cfg = setup_cfg(
-        str(configs_dir() / "baselines/shapes_demo_mask_rcnn.yaml"),
+        str(configs_dir() / "baselines/shapes_small_mask_rcnn.yaml"),
         ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "ThinPyramid", "MODEL.ROI_BOX_HEAD.FC_DIM", 32,
          "MODEL.ROI_MASK_HEAD.CONV_DIM", 16],
     )  # fmt: skip
