@@ -204,7 +204,7 @@ inline std::vector<int32_t> kernighan_lin(
   const Adjacency adjacency(num_nodes, edges);
   const std::vector<int32_t> groups = group_nodes(adjacency, labels);
   const int32_t count = KernighanLin::count_labels(groups);
-  if (count <= 0.95 * num_nodes) {  // with fewer pairs the groups are not worth a level
+  if (count < 0.9 * num_nodes) {  // with fewer pairs the groups are not worth a level
     std::vector<Edge> coarse_edges;
     for (const Edge& edge : edges)
       if (groups[edge.u] != groups[edge.v]) coarse_edges.push_back({groups[edge.u], groups[edge.v], edge.cost});
