@@ -196,6 +196,12 @@ def test_parallel_edges_add_up_and_loops_count_for_nothing(implementation, dtype
     assert multicut(3, edges, costs).tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_sums_of_parallel_edges_are_rounded_alike_in_every_order(implementation, order):
+    edges, costs = torch.tensor([[0, 1], [1, 0], [0, 1]]), torch.tensor([1e16, 1.0, -1e16], dtype=torch.float64)
+    assert multicut(2, edges, costs[list(order)]).tolist() == [0, 1]  # (−1e16 + 1) + 1e16 = 0
+
+
 def test_graphs_without_nodes_or_edges(implementation):
     nothing = torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0)
     assert multicut(0, *nothing).tolist() == [] and multicut(3, *nothing).tolist() == [0, 1, 2]
