@@ -45,6 +45,22 @@ def test_gradients_are_clipped_where_the_config_says_so():
     assert before - net.weight.item() == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("name", ["ADAM", "ADAMW"])
+def test_clipping_comes_before_the_fused_step(name):
+    """A gradient of 3 and its clipped self, 0.5, are alike in Adam's first step, but not in its second."""
+    cfg = config(OPTIMIZER=name, WEIGHT_DECAY=0.0, BASE_LR=0.1)
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = True, 0.5
+    net, plain = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    plain.load_state_dict(net.state_dict())
+    kind = torch.optim.Adam if name == "ADAM" else torch.optim.AdamW
+    optimizers = build_optimizer(cfg, net), kind(plain.parameters(), 0.1, weight_decay=0.0, fused=False)
+    for gradient in (3.0, -0.25):
+        net.weight.grad, plain.weight.grad = torch.full((1, 1), gradient), torch.full((1, 1), min(gradient, 0.5))
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(net.weight, plain.weight)
+
+
 def learning_rates(cfg):
     optimizer = build_optimizer(cfg, model())
     scheduler = build_lr_scheduler(cfg, optimizer)
