@@ -26,9 +26,11 @@ def add_ssap_config(cfg: CN) -> None:
 
     # Side of the affinity's window in pixels, odd.
     method.WINDOW = 5
-    # Weights of the losses, and of each level in both of them, coarsest first.
+    # Weights of the losses, and of each level in all of them, coarsest first. The vote's loss, of each instance's class
+    # by the mean of its pixels' logits, is not the paper's.
     method.SEMANTIC_WEIGHT = 1.0
     method.AFFINITY_WEIGHT = 1.0
+    method.VOTE_WEIGHT = 0.0
     method.LEVEL_WEIGHTS = [1.0, 1.0, 1.0, 1.0, 1.0]
     # Share of the pixels deep inside an instance or far from any whose pairs the affinity loss drops, in [0, 1].
     method.DROP_RATE = 0.8

@@ -5,10 +5,10 @@ Gao et al.: "SSAP: Single-Shot Instance Segmentation With Affinity Pyramid", ICC
 Cityscapes val: 37.3 AP, 61.1 PQ. Differences from the paper: README.md.
 """
 
+from collections import defaultdict
 from typing import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectron2.config import configurable
@@ -23,6 +23,7 @@ from .decoder import Decoder
 from .heads import PyramidHead
 from .instances import renumber, resize_labels, resize_probabilities, to_instances, to_panoptic, vote
 from .semantic_classes import SemanticClasses
+from .semantic_loss import semantic_loss, vote_loss
 
 
 @META_ARCH_REGISTRY.register()
@@ -48,6 +49,7 @@ class SSAP(nn.Module):
         window: int,
         semantic_weight: float,
         affinity_weight: float,
+        vote_weight: float,
         level_weights: Sequence[float],
         drop_rate: float,
         positive_weight: float,
@@ -69,7 +71,7 @@ class SSAP(nn.Module):
             strides: of the levels, coarsest first.
             classes: what the semantic branch's channels are.
             window: side of the affinity's window.
-            semantic_weight, affinity_weight, level_weights: of the losses, and of each level in both.
+            semantic_weight, affinity_weight, vote_weight, level_weights: of the losses, and of each level in all three.
             drop_rate, positive_weight: see ``affinity_loss``.
             focal_gamma: see ``semantic_loss``.
             num_cascade_levels: the levels that are partitioned, the finest ones; 0 for all.
@@ -91,6 +93,7 @@ class SSAP(nn.Module):
         self.window = window
         self.semantic_weight = semantic_weight
         self.affinity_weight = affinity_weight
+        self.vote_weight = vote_weight
         self.level_weights = tuple(level_weights)
         self.drop_rate = drop_rate
         self.positive_weight = positive_weight
@@ -134,6 +137,7 @@ class SSAP(nn.Module):
             "window": method.WINDOW,
             "semantic_weight": method.SEMANTIC_WEIGHT,
             "affinity_weight": method.AFFINITY_WEIGHT,
+            "vote_weight": method.VOTE_WEIGHT,
             "level_weights": method.LEVEL_WEIGHTS,
             "drop_rate": method.DROP_RATE,
             "positive_weight": method.POSITIVE_WEIGHT,
@@ -206,22 +210,28 @@ class SSAP(nn.Module):
     def losses(
         self, batched_inputs: list[dict], affinities: Sequence[Tensor], semantics: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """The two losses, each summed over the levels."""
+        """The losses, each summed over the levels."""
         size = tuple(side * self.strides[-1] for side in semantics[-1].shape[-2:])
         labels, channels = self.targets(batched_inputs, size)
-        affinity = semantic = 0.0
+        num_labels = int(labels.max()) + 1 if self.vote_weight else 0
+        losses = defaultdict(float)
         for index, (stride, weight) in enumerate(zip(self.strides, self.level_weights)):
             # The pixel at the centre of each cell stands for it.
             at_level = (slice(None), slice(stride // 2, None, stride), slice(stride // 2, None, stride))
-            affinity = affinity + weight * affinity_loss(
+            label, channel, semantic = labels[at_level], channels[at_level], semantics[index]
+            affinity = affinity_loss(
                 affinities[index],
-                labels[at_level],
+                label,
                 window=self.window,
                 drop_rate=self.drop_rate,
                 positive_weight=self.positive_weight,
             )
-            semantic = semantic + weight * semantic_loss(semantics[index], channels[at_level], self.focal_gamma)
-        return {"loss_affinity": self.affinity_weight * affinity, "loss_semantic": self.semantic_weight * semantic}
+            losses["loss_affinity"] += self.affinity_weight * weight * affinity
+            losses["loss_semantic"] += self.semantic_weight * weight * semantic_loss(semantic, channel, self.focal_gamma)
+            if self.vote_weight:
+                vote = vote_loss(semantic, channel, label, self.classes.things, num_labels)
+                losses["loss_vote"] += self.vote_weight * weight * vote
+        return dict(losses)
 
     def targets(self, batched_inputs: list[dict], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Each pixel's instance (0 stuff, 255 ignored) and semantic channel (255 ignored), int64 [N, *size] each."""
@@ -276,22 +286,6 @@ class SSAP(nn.Module):
                 f"affinity, stride {s}": x.mean(dim=0, keepdim=True) for s, x in zip(self.strides, affinities)
             } | {f"partition, stride {s}": x[None] for s, x in zip(self.strides[used], partitions)}
         return result
-
-
-def semantic_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """The mean cross-entropy of one level, with the focal factor (1 − p) ^ gamma.
-
-    Args:
-        logits: float [N, C, h, w].
-        target: int64 [N, h, w], 255 ignored.
-
-    Returns:
-        scalar; 0 where all is ignored.
-    """
-    entropy = F.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none")
-    if gamma:
-        entropy = (1 - torch.exp(-entropy)) ** gamma * entropy
-    return entropy.sum() / (target != IGNORED).sum().clamp(min=1)
 
 
 def build_trunk(cfg) -> dict[str, nn.Module]:
