@@ -6,7 +6,7 @@ is one node: the coarse levels settle large objects with few nodes, the fine one
 """
 
 import math
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,9 +75,18 @@ def cascaded_partition(
 
 
 def cascaded_partition_reference(
-    affinities: Sequence[Tensor], semantics: Sequence[Tensor], thing_classes: Sequence[int], refine_semantics: bool
+    affinities: Sequence[Tensor],
+    semantics: Sequence[Tensor],
+    thing_classes: Sequence[int],
+    refine_semantics: bool = True,
+    solve: Callable[[int, Tensor, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """``cascaded_partition`` in plain PyTorch: the labels of every level. On a GPU all of it stays there."""
+    """``cascaded_partition`` in plain PyTorch: the labels of every level. On a GPU all of it stays there.
+
+    ``solve`` takes the number of nodes, edges and costs of a level's graph as ``multicut`` does, which it is where None
+    is given, on a GPU ``parallel_multicut``.
+    """
+    solve = solve or (parallel_multicut if affinities[0].is_cuda else multicut)
     partitions, interiors = [], None
     for affinity, semantic in zip(affinities, semantics):
         classes = semantic.argmax(dim=0)
@@ -86,7 +95,6 @@ def cascaded_partition_reference(
         nodes, count = _nodes(classes, is_thing[classes], interiors)
         pairs = list(_pairs(affinity, semantic, nodes, refine_semantics))
         edges, costs = torch.cat([edges for edges, _ in pairs]), torch.cat([costs for _, costs in pairs])
-        solve = parallel_multicut if affinity.is_cuda else multicut
         partitions.append(_label_map(nodes, solve(count, edges, costs)))
         interiors = _interiors(partitions[-1], classes, len(semantic))
     return partitions

@@ -34,14 +34,15 @@ def energy_excess(edges: Tensor, costs: Tensor, ours: Tensor, theirs: Tensor) ->
     return {"energy": max((energies[0] - energies[1]) / abs(energies[1]), 0.0)}
 
 
-def against_peer(device: str, small: bool, *, noise: float, refine: bool, time_bound: float | None) -> Case:
-    """256×256 pixels, 780,000 edges; 64×64 for the moves. The peer's time is that of its solver alone, on a graph of its
-    own that is made already. Runs on the CPU."""
+def against_peer(
+    device: str, small: bool, *, size: int, noise: float, refine: bool = False, time_bound: float | None
+) -> Case:
+    """An image of ``size`` × ``size``. The peer's time is that of its solver alone, on a graph of its own that is made
+    already. Runs on the CPU."""
     from bioimage_cpp.graph import UndirectedGraph
     from bioimage_cpp.graph.multicut import GreedyAdditiveMulticut, KernighanLinMulticut, MulticutObjective
 
-    size = 16 if small else 64 if refine else 256
-    num_nodes, edges, costs = window_graph(size, noise, torch.Generator().manual_seed(0))
+    num_nodes, edges, costs = window_graph(16 if small else size, noise, torch.Generator().manual_seed(0))
     graph = UndirectedGraph.from_edges(num_nodes, edges.numpy().astype(np.uint64))
     objective = MulticutObjective(graph, costs.numpy())
     solver = KernighanLinMulticut() if refine else GreedyAdditiveMulticut()
@@ -67,8 +68,11 @@ def parallel(device: str, small: bool) -> Case:
 
 
 CASES = {
-    "ssap_multicut": functools.partial(against_peer, noise=2.0, refine=False, time_bound=1 / 2),
-    "ssap_multicut_noisy": functools.partial(against_peer, noise=4.0, refine=False, time_bound=1 / 2),
-    "ssap_multicut_moves": functools.partial(against_peer, noise=2.0, refine=True, time_bound=None),
+    # 780,000 edges.
+    "ssap_multicut": functools.partial(against_peer, size=256, noise=2.0, time_bound=1 / 2),
+    "ssap_multicut_noisy": functools.partial(against_peer, size=256, noise=4.0, time_bound=1 / 2),
+    # 10,000,000 edges.
+    "ssap_multicut_large": functools.partial(against_peer, size=920, noise=2.0, time_bound=1 / 2),
+    "ssap_multicut_moves": functools.partial(against_peer, size=64, noise=2.0, refine=True, time_bound=None),
     "ssap_multicut_parallel": parallel,
 }
