@@ -217,7 +217,9 @@ def _check_classes(thing_classes: Sequence[int], num_classes: int) -> None:
 
 
 def _check_probabilities(name: str, function: str, maps: Sequence[Tensor]) -> None:
-    extremes = [torch.stack(x.aminmax()) for x in maps if x.numel()]
+    # As they lie in memory: aminmax copies what is not contiguous.
+    as_stored = [x if x.is_contiguous() else x.movedim(0, -1) for x in maps]
+    extremes = [torch.stack(x.aminmax()) for x in as_stored if x.numel()]
     if not extremes:
         return
     lowest, highest = torch.stack(extremes).unbind(1)

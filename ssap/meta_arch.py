@@ -261,8 +261,7 @@ class SSAP(nn.Module):
     ) -> dict:
         """One image's results at ``output_size`` from the logits of its levels, [K, h, w] and [C, h, w], coarsest
         first; the network saw it as ``size``."""
-        affinities = [x.float().sigmoid() for x in affinities]
-        semantics = [x.float().softmax(dim=0) for x in semantics]
+        affinities, semantics = probabilities(affinities, semantics)
         used = slice(-self.num_cascade_levels, None)
         partitions = cascaded_partition(
             affinities[used], semantics[used], self.classes.things, refine_semantics=self.refine, return_levels=True
@@ -286,6 +285,15 @@ class SSAP(nn.Module):
                 f"affinity, stride {s}": x.mean(dim=0, keepdim=True) for s, x in zip(self.strides, affinities)
             } | {f"partition, stride {s}": x[None] for s, x in zip(self.strides[used], partitions)}
         return result
+
+
+def probabilities(affinities: Sequence[Tensor], semantics: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The same of logits, affinities [K, h, w] and semantics [C, h, w] of each level."""
+    # On a CPU the channels lie together in memory, which is the order that softmax is fast in.
+    return (
+        [x.float().sigmoid() for x in affinities],
+        [x.float().movedim(0, -1).softmax(dim=-1).movedim(-1, 0) for x in semantics],
+    )
 
 
 def build_trunk(cfg) -> dict[str, nn.Module]:

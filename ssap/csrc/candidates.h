@@ -87,9 +87,9 @@ class Distributions {
       for (int64_t y = first; y < last; ++y) {
         const int64_t begin = candidates.row_starts[y], end = candidates.row_starts[y + 1];
         for (int64_t c = 0; c < level.num_classes; ++c) {
-          const float* probabilities = level.semantics + c * level.size();
+          const float* probabilities = level.semantics.plane(c);
           for (int64_t i = begin; i < end; ++i)
-            probabilities_[i * padded_ + c] = probabilities[candidates.pixels[i]];
+            probabilities_[i * padded_ + c] = probabilities[candidates.pixels[i] * level.semantics.pixel_stride];
         }
         for (int64_t i = begin; i < end; ++i) entropies_[i] = entropy_of_mean(i, i);
       }

@@ -58,10 +58,9 @@ std::vector<at::Tensor> cascaded_partition(
   std::vector<at::Tensor> partitions;
   Interiors interiors;
   for (size_t i = 0; i < affinities.size(); ++i) {
-    const at::Tensor a = affinities[i].contiguous(), s = semantics[i].contiguous();
+    const at::Tensor &a = affinities[i], &s = semantics[i];
     const int64_t window = std::lround(std::sqrt(double(a.size(0) + 1)));
-    const PyramidLevel level{
-        a.size(1), a.size(2), window, s.size(0), a.const_data_ptr<float>(), s.const_data_ptr<float>()};
+    const PyramidLevel level{a.size(1), a.size(2), window, s.size(0), Channels(a), Channels(s)};
     std::vector<bool> is_thing(level.num_classes);
     for (int64_t c : thing_classes) is_thing[c] = true;
 

@@ -83,10 +83,11 @@ class PixelPairs {
   }
 
   void compute_costs(const Offset& offset, int64_t count, Row& row) const {
-    const float* forward = level_.affinities + offset.channel * level_.size();
-    const float* backward = level_.affinities + offset.reverse * level_.size();
+    const float* forward = level_.affinities.plane(offset.channel);
+    const float* backward = level_.affinities.plane(offset.reverse);
+    const int64_t stride = level_.affinities.pixel_stride;
     for (int64_t i = 0; i < count; ++i)
-      row.affinity[i] = 0.5f * (forward[row.first[i]] + backward[row.second[i]]);
+      row.affinity[i] = 0.5f * (forward[row.first[i] * stride] + backward[row.second[i] * stride]);
     edge_costs(row.affinity.data(), row.divergence.data(), count, row.cost.data());
   }
 

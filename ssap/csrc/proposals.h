@@ -23,17 +23,29 @@ inline void keep_higher(
   for (int64_t x = 0; x < width; ++x) highest[x] = std::max(highest[x], probabilities[x]);
 }
 
+// The most probable class of pixels first..last whose classes lie in planes.
+inline void best_of_planes(const PyramidLevel& level, int64_t first, int64_t last, int32_t* best) {
+  const float* probabilities = level.semantics.plane(0);
+  std::vector<float> highest(probabilities + first, probabilities + last);
+  for (int32_t c = 1; c < level.num_classes; ++c)
+    keep_higher(level.semantics.plane(c) + first, c, last - first, highest.data(), best + first);
+}
+
+// The same where each pixel's classes lie together.
+inline void best_of_pixels(const PyramidLevel& level, int64_t first, int64_t last, int32_t* best) {
+  for (int64_t i = first; i < last; ++i) {
+    const float* probabilities = level.semantics.data + i * level.num_classes;
+    best[i] = int32_t(std::max_element(probabilities, probabilities + level.num_classes) - probabilities);
+  }
+}
+
 // The most probable class of every pixel, the lower one of equals.
 inline std::vector<int32_t> classes_of(const PyramidLevel& level) {
   std::vector<int32_t> classes(level.size());
+  const bool in_planes = level.semantics.channel_stride != 1;
   at::parallel_for(0, level.height, kRowsPerTask, [&](int64_t first, int64_t last) {
-    std::vector<float> highest(level.width);
-    for (int64_t y = first; y < last; ++y) {
-      const float* probabilities = level.semantics + y * level.width;
-      std::copy_n(probabilities, level.width, highest.begin());
-      for (int32_t c = 1; c < level.num_classes; ++c)
-        keep_higher(probabilities + c * level.size(), c, level.width, highest.data(), &classes[y * level.width]);
-    }
+    for (int64_t y = first; y < last; ++y)
+      (in_planes ? best_of_planes : best_of_pixels)(level, y * level.width, (y + 1) * level.width, classes.data());
   });
   return classes;
 }

@@ -1,6 +1,8 @@
 // What the network says at one level of the pyramid.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <vector>
@@ -14,12 +16,31 @@ struct Offset {
   int64_t channel, reverse;
 };
 
+// A map of several channels: a plane for each (contiguous), or all of a pixel's together (channels last), as a CPU's
+// convolutions leave it.
+struct Channels {
+  at::Tensor map;
+  const float* data;
+  int64_t channel_stride, pixel_stride;
+
+  // Of a tensor [channels, height, width], which is copied where it has neither layout.
+  explicit Channels(const at::Tensor& given) {
+    const bool last = given.permute({1, 2, 0}).is_contiguous();
+    map = last ? given : given.contiguous();
+    data = map.const_data_ptr<float>();
+    channel_stride = last ? 1 : map.size(1) * map.size(2);
+    pixel_stride = last ? map.size(0) : 1;
+  }
+
+  const float* plane(int64_t channel) const { return data + channel * channel_stride; }
+};
+
 struct PyramidLevel {
   int64_t height, width;
-  int64_t window;           // the side of the affinity's window
+  int64_t window;       // the side of the affinity's window
   int64_t num_classes;
-  const float* affinities;  // [window² - 1, height, width]
-  const float* semantics;   // [num_classes, height, width]
+  Channels affinities;  // [window² - 1, height, width]
+  Channels semantics;   // [num_classes, height, width]
 
   int64_t size() const { return height * width; }
 

@@ -313,8 +313,10 @@ def test_other_layouts_and_types(implementation):
     maps = noisy_pyramid(40, 36, 3, 5)
     expected = cascaded_partition(*maps, THINGS)
     before = [[x.clone() for x in side] for side in maps]
-    strided = [[x.permute(1, 2, 0).contiguous().permute(2, 0, 1) for x in side] for side in maps]
-    assert torch.equal(cascaded_partition(*strided, THINGS), expected)
+    channels_last = [[x.permute(1, 2, 0).contiguous().permute(2, 0, 1) for x in side] for side in maps]
+    transposed = [[x.mT.contiguous().mT for x in side] for side in maps]
+    for affinities, semantics in (channels_last, transposed, (channels_last[0], maps[1]), (maps[0], channels_last[1])):
+        assert torch.equal(cascaded_partition(affinities, semantics, THINGS), expected)
     assert torch.equal(cascaded_partition(*[[x.double() for x in side] for side in maps], THINGS), expected)
     learnt = [[x.clone().requires_grad_() for x in side] for side in maps]
     assert torch.equal(cascaded_partition(*learnt, tuple(THINGS)), expected)
