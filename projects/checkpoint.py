@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
 from .files import remove_unfinished, write_whole
 from .model_zoo import convert_if_published
@@ -130,6 +131,8 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict):
         names = list(checkpoint["model"])
+        if checkpoint.get("matching_heuristics", False):
+            checkpoint = self._with_copies(checkpoint)
         incompatible = super()._load_model(checkpoint)
         parameters = dict(self.model.named_parameters())
         missing = [key for key in incompatible.missing_keys if not key.endswith("num_batches_tracked")]
@@ -148,6 +151,22 @@ class Checkpointer(DetectionCheckpointer):
         if missing:
             self.logger.warning("%d weights of the model start at random: %s lacks them", len(missing), self._loading)
         return incompatible
+
+
+    def _with_copies(self, checkpoint: dict) -> dict:
+        """The checkpoint, whose names are only similar to the model's, with the model's names, where the model says
+        that one weight goes to several of its own (``pretrained_copies``): else that is an ambiguity."""
+        copies = getattr(self.model, "pretrained_copies", {})
+        if not copies:
+            return checkpoint
+        self._convert_ndarray_to_tensor(checkpoint["model"])
+        own = {k: v for k, v in self.model.state_dict().items() if not k.startswith(tuple(copies))}
+        weights = align_and_update_state_dicts(
+            own, checkpoint["model"], c2_conversion=checkpoint.get("__author__") == "Caffe2"
+        )
+        for target, source in copies.items():
+            weights |= {target + k.removeprefix(source): v for k, v in weights.items() if k.startswith(source)}
+        return {**checkpoint, "model": weights, "matching_heuristics": False}
 
 
 def _descriptions(missing: list[str], incorrect_shapes: list[tuple]) -> list[str]:

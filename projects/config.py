@@ -25,7 +25,7 @@ from .data.register import parse_dataset_flag, register_user_dataset, thing_clas
 from .data.shapes import PRESETS
 from .data.shapes_catalog import register_shapes
 from .methods import ADD_CONFIG
-from .num_classes import check_num_classes, thing_class_counts
+from .num_classes import check_num_classes, predicts_panoptic, thing_class_counts
 from .solver import add_solver_config
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,10 @@ def check_datasets(cfg: CN, names: Sequence[str]) -> None:
                 f"No dataset is called {name!r}.{hint} Your own data: --dataset NAME=annotations.json:image_dir."
             )
         metadata = MetadataCatalog.get(name)
-        for path in (getattr(metadata, key, None) for key in ("json_file", "image_root", "image_dir", "gt_dir")):
+        keys = ("json_file", "image_root", "image_dir", "gt_dir", "sem_seg_root")
+        if mapper_name(cfg) == "panoptic" or (predicts_panoptic(cfg) and name in cfg.DATASETS.TEST):
+            keys += ("panoptic_json", "panoptic_root")
+        for path in (getattr(metadata, key, None) for key in keys):
             if path and not PathManager.exists(path):
                 raise FileNotFoundError(
                     f"Dataset {name!r} needs {os.path.abspath(path)}, which does not exist. Datasets are looked for in "

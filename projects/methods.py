@@ -26,6 +26,10 @@ LEARNS_MASKS = {"SpatialEmbeddings": True, "BlendMask": True, "OneStageDetector"
 # Whether a config's model predicts semantic classes beside the instances, by MODEL.META_ARCHITECTURE.
 PREDICTS_SEMANTICS = {"BlendMask": blendmask_config.predicts_semantics, "SSAP": ssap_config.predicts_semantics}
 
+# The config key and the value of the things among the classes of a numbering which they share with stuff, or None where a
+# config's model has no such numbering, by MODEL.META_ARCHITECTURE.
+JOINT_THINGS = {"SSAP": ssap_config.joint_things}
+
 # The values of INPUT.DATASET_MAPPER_NAME that give what the model learns from, first the one where a config leaves it
 # empty, by MODEL.META_ARCHITECTURE; where absent all, first "default".
 DATASET_MAPPERS = {

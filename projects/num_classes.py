@@ -6,7 +6,7 @@ from typing import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from .methods import NUM_CLASSES_KEYS, PREDICTS_SEMANTICS, PROPOSAL_NUM_CLASSES_KEYS
+from .methods import JOINT_THINGS, NUM_CLASSES_KEYS, PREDICTS_SEMANTICS, PROPOSAL_NUM_CLASSES_KEYS
 
 # As in ``methods``, of Detectron2's own meta-architectures, which baselines are made of; and which have proposals.
 BASELINE_KEYS = {
@@ -50,6 +50,7 @@ def check_num_classes(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
         kind = metadata.get("evaluator_type")
         if predicts_semantics(cfg) and kind in ("sem_seg", "coco_panoptic_seg", "cityscapes_panoptic_seg"):
             _check_counts({SEMANTIC_KEY: _get(cfg, SEMANTIC_KEY)}, name, "stuff", metadata.stuff_classes)
+            _check_joint_things(cfg, name)
         counts, classes = thing_class_counts(cfg), metadata.get("thing_classes")
         # A semantic dataset's classes are things and stuff together, and no concern of an instance head's.
         if counts and classes is not None and kind not in ("sem_seg", "cityscapes_sem_seg"):
@@ -67,6 +68,20 @@ def _check_counts(counts: dict[str, int], name: str, kind: str, classes: list[st
             + f", but dataset {name!r} has {len(classes)} {kind} classes "
             f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}). "
             f"Add '{' '.join(f'{key} {len(classes)}' for key in wrong)}' to the command line or change the config."
+        )
+
+
+def _check_joint_things(cfg: CfgNode, name: str) -> None:
+    """The things among the classes of a numbering that things and stuff share."""
+    joint = JOINT_THINGS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: None)(cfg)
+    ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+    if joint is None or ids is None:
+        return
+    (key, things), expected = joint, sorted(ids.values())
+    if sorted(things) != expected:
+        raise ValueError(
+            f"{key} is {sorted(things)}, but dataset {name!r} has the things {expected}. "
+            f"Add '{key} {str(expected).replace(' ', '')}' to the command line or change the config."
         )
 
 

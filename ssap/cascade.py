@@ -112,6 +112,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     def entropy(distribution: Tensor) -> Tensor:
         return torch.special.entr(distribution).sum(dim=0)
 
+    p, q = p.clamp(min=0), q.clamp(min=0)  # what rounding left below 0 has no logarithm
     return (entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2).clamp(min=0)
 
 

@@ -59,6 +59,13 @@ def num_classes_keys(cfg: CN) -> tuple[str, ...]:
     return () if cfg.MODEL.SSAP.SEMANTICS == "joint" else ("MODEL.SSAP.NUM_CLASSES",)
 
 
+def joint_things(cfg: CN) -> tuple[str, list[int]] | None:
+    """The key that names the things among the classes which they share with stuff, and its value."""
+    if cfg.MODEL.SSAP.SEMANTICS != "joint":
+        return None
+    return "MODEL.SSAP.THING_CLASSES", list(cfg.MODEL.SSAP.THING_CLASSES)
+
+
 def fitting_mappers(cfg: CN) -> tuple[str, ...]:
     """The dataset mappers that give what the model learns from."""
     return ("panoptic",) if cfg.MODEL.SSAP.SEMANTICS == "joint" else ("label_map", "instance", "default")

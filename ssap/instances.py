@@ -55,6 +55,12 @@ def vote(labels: Tensor, semantics: Tensor, affinities: Tensor, window: int, cla
     return categories, probability * torch.where(number > 0, total / number.clamp(min=1), 1.0), areas
 
 
+def highest_scored(scores: Tensor, allowed: Tensor, limit: int) -> Tensor:
+    """Which instances (bool [K]) of the ``allowed`` (bool [K]) have the ``limit`` highest scores (float [K], >= 0)."""
+    chosen = scores.masked_fill(~allowed, -1).topk(min(limit, len(scores))).indices
+    return torch.zeros_like(allowed).index_fill_(0, chosen, True) & allowed
+
+
 def renumber(labels: Tensor, kept: Tensor) -> Tensor:
     """The label map with only the instances of ``kept`` (bool [K]), numbered without gaps."""
     numbers = torch.where(kept, kept.cumsum(0), 0)

@@ -21,7 +21,7 @@ from .affinity import IGNORED, affinity_loss, window_offsets
 from .cascade import cascaded_partition
 from .decoder import Decoder
 from .heads import PyramidHead
-from .instances import renumber, resize_labels, resize_probabilities, to_instances, to_panoptic, vote
+from .instances import highest_scored, renumber, resize_labels, resize_probabilities, to_instances, to_panoptic, vote
 from .semantic_classes import SemanticClasses
 from .semantic_loss import semantic_loss, vote_loss
 
@@ -57,6 +57,7 @@ class SSAP(nn.Module):
         num_cascade_levels: int,
         refine: bool,
         min_pixels: int,
+        max_instances: int,
         stuff_area_limit: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -77,6 +78,7 @@ class SSAP(nn.Module):
             num_cascade_levels: the levels that are partitioned, the finest ones; 0 for all.
             refine: see ``cascaded_partition``.
             min_pixels: partitions of fewer pixels of the finest level are no instances.
+            max_instances: of an image, those of the highest scores.
             stuff_area_limit: see ``to_panoptic``.
             pixel_mean, pixel_std: the image is normalised by, a channel.
             input_format: the channels' order, "RGB" or "BGR".
@@ -101,6 +103,7 @@ class SSAP(nn.Module):
         self.num_cascade_levels = num_cascade_levels or len(self.strides)
         self.refine = refine
         self.min_pixels = min_pixels
+        self.max_instances = max_instances
         self.stuff_area_limit = stuff_area_limit
         self.input_format = input_format
         self.keep_internals = False
@@ -145,11 +148,17 @@ class SSAP(nn.Module):
             "num_cascade_levels": method.NUM_CASCADE_LEVELS,
             "refine": method.REFINE,
             "min_pixels": method.MIN_PIXELS,
+            "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             "stuff_area_limit": method.STUFF_AREA_LIMIT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
         }
+
+    @property
+    def pretrained_copies(self) -> dict[str, str]:
+        """Parts that start from another part's pretrained weights, by the prefixes of their names."""
+        return {} if self.semantic_trunk is None else {"semantic_trunk.backbone.": "backbone."}
 
     @property
     def device(self) -> torch.device:
@@ -247,10 +256,12 @@ class SSAP(nn.Module):
                     )
                 height, width = image_input["sem_seg"].shape
                 sem_seg[index, :height, :width] = image_input["sem_seg"].to(self.device)
-        # No instance is called as what is ignored: the padding, and crowds, which have a class but no instance.
+        # No instance is called as what is ignored: the padding, crowds, which have a class but no instance, and things
+        # without an annotation.
         labels = labels + (labels >= IGNORED)
-        unknown = (class_maps < -1) | ((class_maps >= 0) & (labels == 0))
-        return labels.masked_fill(unknown, IGNORED), self.classes.targets(class_maps, sem_seg)
+        channels = self.classes.targets(class_maps, sem_seg)
+        unknown = (class_maps < -1) | ((labels == 0) & ((class_maps >= 0) | (channels == IGNORED)))
+        return labels.masked_fill(unknown, IGNORED), channels
 
     def inference(
         self,
@@ -268,17 +279,20 @@ class SSAP(nn.Module):
         )
         labels = partitions[-1].long()
         categories, scores, areas = vote(labels, semantics[-1], affinities[-1], self.window, self.classes)
-        kept = areas >= self.min_pixels
+        kept = highest_scored(scores, areas >= self.min_pixels, self.max_instances)
         categories, scores = categories[kept], scores[kept]
 
         stride = self.strides[-1]
         labels = resize_labels(renumber(labels, kept), stride, size, output_size)
+        # A smaller output may have lost the smallest ones.
+        left = torch.bincount(labels.flatten(), minlength=len(scores) + 1)[1:] > 0
+        labels, categories, scores = renumber(labels, left), categories[left], scores[left]
         result = {"instances": to_instances(labels, categories, scores)}
         if self.classes.semantics != "none":
-            probabilities = resize_probabilities(semantics[-1], stride, size, output_size)
-            result["sem_seg"] = self.classes.sem_seg(probabilities)
+            resized = resize_probabilities(semantics[-1], stride, size, output_size)
+            result["sem_seg"] = self.classes.sem_seg(resized)
             result["panoptic_seg"] = to_panoptic(
-                labels, categories.tolist(), probabilities, self.classes, self.stuff_area_limit
+                labels, categories.tolist(), resized, self.classes, self.stuff_area_limit
             )
         if self.keep_internals:
             result["internals"] = {

@@ -69,7 +69,7 @@ def multicut_reference(num_nodes: int, edges: Tensor, costs: Tensor) -> Tensor:
             heapq.heappush(queue, (-graph[kept][node], ties[pair], *pair))
         graph[dropped].clear()
         roots[dropped] = kept
-    return _labels(roots)
+    return _labels(roots, edges.device)
 
 
 def _adjacency(num_nodes: int, edges: Tensor, costs: Tensor) -> tuple[list[dict[int, float]], dict[tuple, tuple]]:
@@ -85,7 +85,7 @@ def _adjacency(num_nodes: int, edges: Tensor, costs: Tensor) -> tuple[list[dict[
     return graph, ties
 
 
-def _labels(roots: list[int]) -> Tensor:
+def _labels(roots: list[int], device: torch.device) -> Tensor:
     """Numbers by first node of clusters given by each node's parent, a root its own."""
     numbers: dict[int, int] = {}
     labels = []
@@ -93,7 +93,7 @@ def _labels(roots: list[int]) -> Tensor:
         while roots[node] != node:
             node = roots[node]
         labels.append(numbers.setdefault(node, len(numbers)))
-    return torch.tensor(labels, dtype=torch.int64)
+    return torch.tensor(labels, dtype=torch.int64, device=device)
 
 
 def multicut_energy(edges: Tensor, costs: Tensor, labels: Tensor) -> float:

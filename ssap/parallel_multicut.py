@@ -45,8 +45,9 @@ def parallel_multicut(num_nodes: int, edges: Tensor, costs: Tensor) -> Tensor:
 def _exact(costs: Tensor) -> Tensor:
     """Costs as integers, int64, whose sums can't overflow."""
     costs = costs.double()
-    total = costs.abs().sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return torch.ldexp(costs, 61 - torch.frexp(total)[1]).round().long()
+    # No further than double precision can scale.
+    exponent = torch.frexp(costs.abs().sum())[1].clamp(min=-960)
+    return (costs * torch.exp2((61 - exponent).double())).round().long()
 
 
 def _merge_parallel(edges: Tensor, costs: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:

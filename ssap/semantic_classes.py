@@ -47,7 +47,13 @@ class SemanticClasses:
                 )
             return cls("joint", num_classes, things)
         num_stuff = num_classes if method.SEMANTICS == "separated" else 1
-        return cls(method.SEMANTICS, num_stuff, tuple(range(num_stuff, num_stuff + method.NUM_CLASSES)))
+        classes = cls(method.SEMANTICS, num_stuff, tuple(range(num_stuff, num_stuff + method.NUM_CLASSES)))
+        if classes.num_channels > IGNORED:
+            raise ValueError(
+                f"{num_stuff} classes of stuff and {method.NUM_CLASSES} of things are {classes.num_channels}, but SSAP "
+                f"takes {IGNORED} in all: {IGNORED} is what its targets call unlabelled."
+            )
+        return classes
 
     @property
     def num_channels(self) -> int:

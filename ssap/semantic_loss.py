@@ -23,7 +23,8 @@ def semantic_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """
     entropy = F.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none")
     if gamma:
-        entropy = (1 - torch.exp(-entropy)) ** gamma * entropy
+        # Where p is 1, a power below 1 has no gradient.
+        entropy = (1 - torch.exp(-entropy)).clamp(min=torch.finfo(entropy.dtype).eps) ** gamma * entropy
     return entropy.sum() / (target != IGNORED).sum().clamp(min=1)
 
 

@@ -6,8 +6,8 @@ def add_input_config(cfg: CN) -> None:
     # What the dataset gives to learn from. Empty: what the meta-architecture asks for. "default": instances, by
     # Detectron2's DatasetMapper. "instance": the same, from polygons and RLE together. "thing_semantic": instances and
     # the class of each pixel's thing. "label_map": each pixel's object and class. "panoptic": the same, and each pixel's
-    # semantic class, from a picture of segments. With all but "default" and "panoptic" INPUT.CROP.TYPE may also be
-    # "object": crops of INPUT.CROP.SIZE pixels centred on an object.
+    # semantic class, from a picture of segments. "panoptic" crops after resizing. With all but "default" and
+    # "panoptic" INPUT.CROP.TYPE may also be "object": crops of INPUT.CROP.SIZE pixels centred on an object.
     cfg.INPUT.DATASET_MAPPER_NAME = ""
     # Whether a crop of "instance" or "thing_semantic", which holds the centre of a random object, may cut objects;
     # where not, it grows until it cuts none.

@@ -1,16 +1,17 @@
 """The dataset mapper of panoptic annotations: one picture of segment ids, with a list of the segments."""
 
 import copy
-from typing import Sequence
+from typing import Collection, Sequence
 
 import numpy as np
 import torch
 
 from detectron2.config import configurable
-from detectron2.data import detection_utils
+from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 
 from .label_maps import BACKGROUND, IGNORED
+from .panoptic_ids import rgb_to_id
 
 VOID = 255
 
@@ -24,16 +25,25 @@ class PanopticDatasetMapper:
     """
 
     @configurable
-    def __init__(self, *, is_train: bool, augmentations: Sequence[T.Augmentation], image_format: str):
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        thing_classes: Sequence[int] = (),
+    ):
         """
         Args:
             is_train: whether to make maps.
             augmentations: applied to image and annotation alike.
             image_format: the channels' order, "RGB" or "BGR".
+            thing_classes: the classes that are things, for datasets whose segments don't have "isthing" (Cityscapes).
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.thing_classes = frozenset(thing_classes)
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
@@ -46,8 +56,14 @@ class PanopticDatasetMapper:
                     "INPUT.CROP.TYPE is 'object', but the dataset mapper panoptic crops at random: set it to "
                     "'absolute', 'relative' or 'relative_range'."
                 )
-            augmentations.insert(0, T.RandomCrop(crop.TYPE, crop.SIZE))
-        return {"is_train": is_train, "augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
+            # After the resizing: all images of a batch are of the crop's size.
+            augmentations.insert(1, T.RandomCrop(crop.TYPE, crop.SIZE))
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "thing_classes": thing_classes(cfg.DATASETS.TRAIN),
+        }
 
     def __call__(self, dataset_dict: dict) -> dict:
         dataset_dict = copy.deepcopy(dataset_dict)
@@ -69,7 +85,7 @@ class PanopticDatasetMapper:
         self.augmentations(augmented)
         dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if self.is_train:
-            dataset_dict.update(panoptic_maps(augmented.sem_seg, annotation[1]))
+            dataset_dict.update(panoptic_maps(augmented.sem_seg, annotation[1], self.thing_classes))
         return dataset_dict
 
 
@@ -79,9 +95,9 @@ def segment_places(picture: np.ndarray, segments: list[dict]) -> np.ndarray:
     uint8, which is resized as images are; where there are more segments than that holds float32, which torch resizes.
 
     Args:
-        picture: uint8 [H, W, 3]; a segment's id is R + 256 G + 65536 B.
+        picture: uint8 [H, W, 3], of segment ids.
     """
-    ids = picture.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+    ids = rgb_to_id(picture)
     listed = np.array([segment["id"] for segment in segments], dtype=np.int32)
     order = listed.argsort()
     found = np.searchsorted(listed, ids, sorter=order).clip(max=max(len(listed) - 1, 0))
@@ -91,9 +107,18 @@ def segment_places(picture: np.ndarray, segments: list[dict]) -> np.ndarray:
     return places.astype(np.uint8 if len(listed) < 256 else np.float32)
 
 
-def panoptic_maps(places: np.ndarray, segments: list[dict]) -> dict[str, torch.Tensor]:
-    """The label maps of ``segment_places``; of each segment its "category_id", "isthing" and "iscrowd" count."""
-    things = [bool(segment["isthing"]) for segment in segments]
+def thing_classes(datasets: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of the thing classes of the first of these datasets, which have one numbering; none of no dataset."""
+    ids = MetadataCatalog.get(datasets[0]).get("thing_dataset_id_to_contiguous_id", {}) if datasets else {}
+    return tuple(ids.values())
+
+
+def panoptic_maps(
+    places: np.ndarray, segments: list[dict], thing_classes: Collection[int] = ()
+) -> dict[str, torch.Tensor]:
+    """The label maps of ``segment_places``; of each segment its "category_id", "isthing" and "iscrowd" count. Where
+    "isthing" is absent its class says it."""
+    things = [bool(segment.get("isthing", segment["category_id"] in thing_classes)) for segment in segments]
     objects = [thing and not segment.get("iscrowd", 0) for thing, segment in zip(things, segments)]
     classes = [segment["category_id"] for segment in segments]
     of_thing = [x if thing else BACKGROUND for x, thing in zip(classes, things)]

@@ -230,8 +230,10 @@ def _cityscapes_datasets(name: str, folder: str, split: str) -> Datasets:
         return records
 
     def load_panoptic() -> list[dict]:
-        segments = _panoptic_records(f"{panoptic}.json", panoptic, joint, image_path)
-        return [{**record, **more} for record, more in zip(load("semantic"), segments)]
+        records = _panoptic_records(f"{panoptic}.json", panoptic, joint, image_path)
+        for segment in (segment for record in records for segment in record["segments_info"]):
+            del segment["isthing"]  # as Detectron2 gives Cityscapes' segments
+        return [{**record, **more} for record, more in zip(load("semantic"), records)]
 
     return {
         base: (lambda: load("instances"), {**common, "evaluator_type": "cityscapes_instance"}),

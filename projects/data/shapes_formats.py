@@ -31,6 +31,7 @@ import pycocotools.mask as mask_util
 from cityscapesscripts.helpers.labels import labels as CITYSCAPES_LABELS
 from cityscapesscripts.helpers.labels import name2label
 
+from projects.data.panoptic_ids import id_to_rgb
 from projects.data.shapes import Scene, ShapesConfig, generate_scene
 
 POLYGON_MIN_IOU = 0.95  # with the mask, for a polygon to stand for it
@@ -54,11 +55,6 @@ def coco_categories(config: ShapesConfig) -> list[dict]:
         {"id": i, "name": name, "supercategory": kind, "isthing": int(kind == "shape"), "color": list(colour)}
         for i, (kind, name, colour) in enumerate(kinds, start=1)
     ]
-
-
-def id_to_rgb(ids: np.ndarray) -> np.ndarray:
-    """Segment ids int [H, W] in COCO panoptic's encoding: uint8 [H, W, 3], id = R + 256 G + 65536 B."""
-    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
 
 
 def encode_mask(mask: np.ndarray) -> "list[list[float]] | dict":

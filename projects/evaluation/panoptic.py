@@ -16,7 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from projects.data.shapes_formats import id_to_rgb
+from projects.data.panoptic_ids import id_to_rgb, rgb_to_id
 
 from .panoptic_quality import Pair, check_ids, check_prediction, panoptic_quality
 
@@ -171,8 +171,7 @@ def _encode(ids: np.ndarray) -> bytes:
 
 def _decode(file) -> np.ndarray:
     """int32 [H, W], the ids in such a PNG."""
-    red, green, blue = np.asarray(Image.open(file).convert("RGB"), dtype=np.int32).transpose(2, 0, 1)
-    return red + 256 * green + 65536 * blue
+    return rgb_to_id(np.asarray(Image.open(file).convert("RGB")))
 
 
 def _table(qualities: dict) -> str:

@@ -1,10 +1,14 @@
 """Predictions and ground truth drawn over their image, by Detectron2's Visualizer."""
 
 import numpy as np
+import torch
 
 from detectron2.data import Metadata
+from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
+
+from projects.data.panoptic_ids import rgb_to_id
 
 
 def draw_prediction(
@@ -41,4 +45,11 @@ def confident(instances: Instances, threshold: float) -> Instances:
 def draw_ground_truth(image: np.ndarray, dataset_dict: dict, metadata: Metadata, scale: float = 1.0) -> np.ndarray:
     """Draw the annotations of a dataset dict over its image (uint8 [H, W, 3], RGB)."""
     visualizer = Visualizer(image, metadata, scale=scale)
-    return visualizer.draw_dataset_dict(dataset_dict).get_image()
+    if "pan_seg_file_name" not in dataset_dict:
+        return visualizer.draw_dataset_dict(dataset_dict).get_image()
+    # Detectron2 reads these pictures with panopticapi, and asks of every segment whether it is a thing, which
+    # Cityscapes' don't say.
+    ids = rgb_to_id(read_image(dataset_dict["pan_seg_file_name"], "RGB"))
+    things = set(metadata.thing_dataset_id_to_contiguous_id.values())
+    segments = [{"isthing": x["category_id"] in things, **x} for x in dataset_dict["segments_info"]]
+    return visualizer.draw_panoptic_seg(torch.from_numpy(ids), segments, area_threshold=0, alpha=0.5).get_image()

@@ -89,7 +89,8 @@ class Distributions {
         for (int64_t c = 0; c < level.num_classes; ++c) {
           const float* probabilities = level.semantics.plane(c);
           for (int64_t i = begin; i < end; ++i)
-            probabilities_[i * padded_ + c] = probabilities[candidates.pixels[i] * level.semantics.pixel_stride];
+            probabilities_[i * padded_ + c] =
+                std::max(0.0f, probabilities[candidates.pixels[i] * level.semantics.pixel_stride]);
         }
         for (int64_t i = begin; i < end; ++i) entropies_[i] = entropy_of_mean(i, i);
       }

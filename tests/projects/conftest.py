@@ -26,7 +26,9 @@ def true_panoptic():
 
     def read(record):
         ids = np.array(Image.open(record["pan_seg_file_name"]), dtype=np.int32) @ np.array([1, 256, 65536], np.int32)
-        keys = ("id", "category_id", "isthing")
-        return torch.from_numpy(ids), [{key: x[key] for key in keys} for x in record["segments_info"]]
+        segments = [{key: x[key] for key in ("id", "category_id")} for x in record["segments_info"]]
+        for segment, x in zip(segments, record["segments_info"]):
+            segment["isthing"] = x.get("isthing", x["category_id"] >= 11)  # Cityscapes' don't have it
+        return torch.from_numpy(ids), segments
 
     return read

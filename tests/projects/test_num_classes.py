@@ -171,3 +171,31 @@ def test_boxes_are_enough_where_no_masks_are_learnt(own_data, name, mask_on):
 def test_boxes_are_not_enough_where_masks_are_learnt(own_data, name, mask_on):
     with pytest.raises(ValueError, match="none of its 3 annotations has a mask"):
         setup_cfg(opts=["MODEL.META_ARCHITECTURE", name, "MODEL.MASK_ON", mask_on], datasets=[own_data("boxes")])
+
+
+def test_the_things_of_one_numbering_must_be_the_datasets(register):
+    stuff = ["road", "car", "sky", "person"]
+    register(
+        "made",
+        evaluator_type="cityscapes_panoptic_seg",
+        stuff_classes=stuff,
+        thing_dataset_id_to_contiguous_id={26: 1, 24: 3},
+    )
+    joint = ["MODEL.META_ARCHITECTURE", "SSAP", "MODEL.SSAP.SEMANTICS", "joint", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4]
+    check_datasets(setup_cfg(opts=[*joint, "MODEL.SSAP.THING_CLASSES", [3, 1]]), ["made"])
+    with pytest.raises(ValueError, match=r"THING_CLASSES is \[1, 2\], but .*'made' has the things \[1, 3\]"):
+        check_datasets(setup_cfg(opts=[*joint, "MODEL.SSAP.THING_CLASSES", [1, 2]]), ["made"])
+
+
+def test_files_of_panoptic_and_semantic_labels_are_looked_for(register, tmp_path):
+    missing = str(tmp_path / "nowhere")
+    classes = {"evaluator_type": "coco_panoptic_seg", "stuff_classes": ["things", "sky"], "thing_classes": ["a", "b"]}
+    register("without_labels", **classes, sem_seg_root=missing)
+    register("without_panoptic", **classes, panoptic_json=missing)
+    opts = ["MODEL.META_ARCHITECTURE", "SSAP", "MODEL.SSAP.SEMANTICS", "separated", "MODEL.SSAP.NUM_CLASSES", 2]
+    opts += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 2]
+    with pytest.raises(FileNotFoundError, match="'without_labels' needs .*nowhere"):
+        check_datasets(setup_cfg(opts=opts), ["without_labels"])
+    check_datasets(setup_cfg(opts=opts), ["without_panoptic"])  # to train on
+    with pytest.raises(FileNotFoundError, match="'without_panoptic' needs .*nowhere"):
+        check_datasets(setup_cfg(opts=[*opts, "DATASETS.TEST", ("without_panoptic",)]), ["without_panoptic"])

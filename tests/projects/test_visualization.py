@@ -1,5 +1,6 @@
 import numpy as np
 import torch
+from PIL import Image
 
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
@@ -51,6 +52,22 @@ def test_ground_truth_and_scale():
     assert drawn.shape == (160, 240, 3)
     changed = (drawn != 128).any(axis=2)
     assert changed[50:110, 30:90].mean() > 0.9 and not changed[140:, 150:].any()
+
+
+def test_panoptic_ground_truth_that_does_not_say_what_is_a_thing(tmp_path):
+    picture = np.zeros((80, 120, 3), np.uint8)
+    picture[20:60, 10:50] = 7, 1, 0
+    Image.fromarray(picture).save(tmp_path / "segments.png")
+    metadata = Metadata(
+        name="one numbering",
+        thing_classes=["", "disc"],
+        stuff_classes=["road", "disc"],
+        thing_dataset_id_to_contiguous_id={26: 1},
+    )
+    record = {"pan_seg_file_name": str(tmp_path / "segments.png"), "segments_info": [{"id": 263, "category_id": 1}]}
+    drawn = draw_ground_truth(GRAY, record, metadata)
+    assert (drawn != 128).any(axis=2)[25:55, 15:45].mean() > 0.9
+    assert record["segments_info"] == [{"id": 263, "category_id": 1}]
 
 
 def test_heat_maps_grow_brighter_with_the_value():

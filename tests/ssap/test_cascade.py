@@ -273,6 +273,12 @@ def test_semantics_refine_the_affinity(implementation):
     assert two_pixels([1.0, 0.0], [0.0, 1.0], 0.99, 0.99) == [False, True]
 
 
+def test_what_rounding_left_below_zero_is_no_probability(implementation):
+    same = [1.0, -1e-4]
+    assert two_pixels(same, same, 0.51, 0.51) == [True, True]
+    assert two_pixels(same, same, 0.49, 0.49) == [False, False]
+
+
 def test_the_divergence_and_the_cost_of_a_pair():
     p, q = torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.9])
     assert cascade.jensen_shannon(p, q).item() == pytest.approx(0.368064, abs=1e-6)

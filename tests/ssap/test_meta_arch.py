@@ -4,6 +4,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
+from projects.checkpoint import Checkpointer
 from projects.config import setup_cfg
 
 THIN = [
@@ -45,6 +46,35 @@ def test_training_gives_two_losses_that_reach_every_parameter():
     assert set(losses) == {"loss_affinity", "loss_semantic"}
     sum(losses.values()).backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters())
+
+
+def test_the_vote_is_a_third_loss():
+    model = model_of("MODEL.SSAP.VOTE_WEIGHT", 2.0).train()
+    losses = model([scene(), scene(96, 64)])
+    assert set(losses) == {"loss_affinity", "loss_semantic", "loss_vote"} and losses["loss_vote"] > 0
+    single = model_of("MODEL.SSAP.VOTE_WEIGHT", 1.0).train()
+    torch.testing.assert_close(single([scene(), scene(96, 64)])["loss_vote"] * 2, losses["loss_vote"])
+
+
+def test_things_without_an_annotation_and_unlabelled_pixels_are_unknown_to_both_branches():
+    maps = {
+        "instance_map": torch.tensor([[1, 0, 0, 0]]),
+        "class_map": torch.tensor([[0, -1, -1, -1]]),
+        "sem_seg": torch.tensor([[0, 2, 0, 255]]),
+    }
+    labels, channels = model_of(*SEPARATED).targets([maps], (1, 4))
+    assert labels.tolist() == [[[1, 0, 255, 255]]] and channels.tolist() == [[[3, 2, 255, 255]]]
+
+
+def test_pretrained_weights_start_both_backbones(tmp_path):
+    trained = model_of().backbone.state_dict()
+    path = str(tmp_path / "backbone.pth")
+    torch.save({"model": trained, "matching_heuristics": True}, path)
+    torch.manual_seed(1)
+    model = build_model(setup_cfg("", [*THIN, "MODEL.SSAP.JOINT", False]))
+    Checkpointer(model).load(path)
+    for backbone in (model.backbone, model.semantic_trunk["backbone"]):
+        assert all(torch.equal(x, trained[name]) for name, x in backbone.state_dict().items())
 
 
 def test_separate_training_shares_nothing():
@@ -125,6 +155,22 @@ def test_results_have_the_size_that_is_asked_for(learnt):
         assert result["instances"].image_size == size
         assert result["instances"].pred_masks.shape[1:] == result["sem_seg"].shape[1:] == size
         assert result["panoptic_seg"][0].shape == size
+
+
+def test_the_instances_of_the_highest_scores_are_left(learnt):
+    model_input = [{"image": scene()["image"]}]
+    with torch.no_grad():
+        everything = learnt(model_input)[0]["instances"]
+        learnt.max_instances = 1
+        first = learnt(model_input)[0]["instances"]
+        learnt.max_instances = 100
+    assert len(everything) > len(first) == 1 and first.scores[0] == everything.scores.max()
+
+
+def test_instances_that_a_smaller_output_loses_are_none(learnt):
+    with torch.no_grad():
+        result = learnt([{"image": scene()["image"], "height": 1, "width": 1}])[0]["instances"]
+    assert len(result) <= 1 and all(mask.any() for mask in result.pred_masks)
 
 
 def test_a_batch_gives_what_its_images_give_alone(learnt):

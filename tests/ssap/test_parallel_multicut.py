@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -80,6 +82,15 @@ def test_nothing_to_join(costs):
     edges = torch.tensor([[0, 1], [1, 2]])[: len(costs)].reshape(-1, 2)
     assert parallel_multicut(3, edges, torch.tensor(costs)).tolist() == [0, 1, 2]
     assert parallel_multicut(0, torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0)).tolist() == []
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_costs_of_any_size(scale):
+    num_nodes, edges, costs = random_graph(3)
+    expected = parallel_multicut(num_nodes, edges, costs.double())
+    # A power of two, which scales without rounding.
+    exact = 2.0 ** round(math.log2(scale))
+    assert torch.equal(parallel_multicut(num_nodes, edges, costs.double() * exact), expected)
 
 
 def test_rounds_do_not_grow_with_the_cluster():

@@ -28,6 +28,12 @@ def test_separated_things_and_stuff():
     assert classes.sem_seg(probabilities).flatten().tolist() == pytest.approx([0.5, 0.2, 0.3])
 
 
+def test_more_classes_than_targets_can_number_are_refused():
+    assert classes_of("MODEL.SSAP.NUM_CLASSES", 254).num_channels == 255
+    with pytest.raises(ValueError, match="1 classes of stuff and 255 of things are 256"):
+        classes_of("MODEL.SSAP.NUM_CLASSES", 255)
+
+
 def test_one_numbering_of_things_and_stuff():
     opts = ["MODEL.SSAP.SEMANTICS", "joint", "MODEL.SSAP.THING_CLASSES", [1, 3], "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4]
     classes = classes_of(*opts)

@@ -21,6 +21,13 @@ def test_the_focal_factor_weighs_each_pixel():
     torch.testing.assert_close(semantic_loss(logits, torch.zeros(1, 1, 2, dtype=torch.int64), 2.0), expected)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.0])
+def test_the_focal_factor_has_a_gradient_where_the_class_is_certain(gamma):
+    logits = torch.tensor([200.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
+    semantic_loss(logits, torch.zeros(1, 1, 1, dtype=torch.int64), gamma).backward()
+    assert logits.grad.isfinite().all()
+
+
 def plain_vote_loss(logits, target, labels, things):
     losses = []
     for image in range(len(labels)):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from detectron2.data import MetadataCatalog
 from projects.config import setup_cfg
 from projects.data.dataset_mapper import build_dataset_mapper
 from projects.data.panoptic_mapper import panoptic_maps, segment_places
@@ -68,6 +69,25 @@ def test_more_segments_than_a_byte_counts(record):
     mapped = mapper(True, "INPUT.RANDOM_FLIP", "none", "INPUT.MIN_SIZE_TRAIN", [8])(record)
     assert mapped["sem_seg"][::4, ::4].tolist() == SEMANTICS
     assert mapped["instance_map"][::4, ::4].tolist() == [[301, 0, 0], [304, 0, 0]]
+
+
+def test_things_are_known_by_their_class_where_segments_do_not_say_it():
+    silent = [{k: v for k, v in segment.items() if k != "isthing"} for segment in SEGMENTS]
+    maps = panoptic_maps(segment_places(picture(IDS), silent), silent, thing_classes=(4, 6))
+    assert maps["instance_map"].tolist() == INSTANCES and maps["class_map"].tolist() == CLASSES
+
+
+def test_the_training_dataset_names_the_things(record):
+    MetadataCatalog.get("mapper_things").thing_dataset_id_to_contiguous_id = {24: 4, 26: 6}
+    record["segments_info"] = [{k: v for k, v in segment.items() if k != "isthing"} for segment in SEGMENTS]
+    mapped = mapper(True, "INPUT.RANDOM_FLIP", "none", "DATASETS.TRAIN", ("mapper_things",))(record)
+    assert mapped["instance_map"].tolist() == INSTANCES and mapped["class_map"].tolist() == CLASSES
+
+
+def test_crops_come_after_resizing(record):
+    crop = ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [6, 7]]
+    mapped = mapper(True, "INPUT.MIN_SIZE_TRAIN", [8], *crop)(record)
+    assert mapped["image"].shape == (3, 6, 7) and mapped["sem_seg"].shape == (6, 7)
 
 
 def test_inference_has_only_the_image(record):

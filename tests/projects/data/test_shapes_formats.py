@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from projects.data.shapes import generate_scene
-from projects.data.shapes_formats import coco_categories, encode_mask, id_to_rgb
+from projects.data.panoptic_ids import id_to_rgb, rgb_to_id
+from projects.data.shapes_formats import coco_categories, encode_mask
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,7 @@ def test_id_to_rgb_is_cocos_encoding():
     ids = np.array([[0, 255, 256, 70000]])
     rgb = id_to_rgb(ids).astype(int)
     assert rgb.tolist() == [[[0, 0, 0], [255, 0, 0], [0, 1, 0], [112, 17, 1]]]
+    assert np.array_equal(rgb_to_id(rgb.astype(np.uint8)), ids)
 
 
 def test_panoptic_is_the_scene(folder, scenes, tiny_config):
