@@ -23,13 +23,13 @@ demo: environment
 		MODEL.WEIGHTS $(OUTPUT)/model_final.pth
 
 test: environment
-	$(PYTHON) -m pytest -q tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile tests
 
 ifeq ($(PYTHON),$(VENV)/bin/python)
 environment: $(VENV)/installed
 else
 environment:
-	@$(PYTHON) -c "import pytest, projects.config, projects.evaluation" || \
+	@$(PYTHON) -c "import pytest, xdist, projects.config, projects.evaluation" || \
 		(echo "$(PYTHON) lacks a package. Install what is missing: $(PYTHON) -m pip install -e '.[dev]'"; exit 1)
 endif
 

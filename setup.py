@@ -108,6 +108,6 @@ setup(
         "tqdm>=4.65",
         "yacs>=0.1.8",
     ],
-    extras_require={"dev": ["pytest>=7.4", "hypothesis>=6.80", "ninja>=1.10", "bioimage-cpp>=0.9"]},
+    extras_require={"dev": ["pytest>=7.4", "pytest-xdist>=3.5", "hypothesis>=6.80", "ninja>=1.10", "bioimage-cpp>=0.9"]},
     **extensions(),
 )
