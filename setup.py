@@ -13,7 +13,7 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).parent.resolve()
-METHODS = ["spatial_embeddings", "blendmask", "ssap"]
+METHODS = ["spatial_embeddings", "blendmask", "ssap", "aggmask"]
 
 # Built for where no GPU is there to ask: Ampere, Hopper, and through PTX what comes later.
 CUDA_ARCHITECTURES = "8.0;9.0+PTX"

@@ -1,5 +1,7 @@
 """The one list of the methods: importing it registers them."""
 
+from aggmask import add_aggmask_config
+from aggmask import config as aggmask_config
 from blendmask import config as blendmask_config
 from blendmask import add_blendmask_config
 from spatial_embeddings import add_spatial_embeddings_config, samples_ground_truth
@@ -7,7 +9,7 @@ from ssap import add_ssap_config
 from ssap import config as ssap_config
 
 # What adds each method's keys to a config.
-ADD_CONFIG = (add_spatial_embeddings_config, add_blendmask_config, add_ssap_config)
+ADD_CONFIG = (add_spatial_embeddings_config, add_blendmask_config, add_ssap_config, add_aggmask_config)
 
 # The config keys that hold the number of thing classes, those that have an effect, by MODEL.META_ARCHITECTURE.
 NUM_CLASSES_KEYS = {
@@ -15,13 +17,22 @@ NUM_CLASSES_KEYS = {
     "BlendMask": blendmask_config.num_classes_keys,
     "OneStageDetector": lambda cfg: ("MODEL.FCOS.NUM_CLASSES",),
     "SSAP": ssap_config.num_classes_keys,
+    "SOLO": aggmask_config.num_classes_keys,
+    "SOLOv2": aggmask_config.num_classes_keys,
 }
 
 # The same of proposal generators in Detectron2's own meta-architectures, by MODEL.PROPOSAL_GENERATOR.NAME.
 PROPOSAL_NUM_CLASSES_KEYS = {"FCOS": ("MODEL.FCOS.NUM_CLASSES",)}
 
 # Whether the model learns and predicts masks, by MODEL.META_ARCHITECTURE; where absent MODEL.MASK_ON says it.
-LEARNS_MASKS = {"SpatialEmbeddings": True, "BlendMask": True, "OneStageDetector": False, "SSAP": True}
+LEARNS_MASKS = {
+    "SpatialEmbeddings": True,
+    "BlendMask": True,
+    "OneStageDetector": False,
+    "SSAP": True,
+    "SOLO": True,
+    "SOLOv2": True,
+}
 
 # Whether a config's model predicts semantic classes beside the instances, by MODEL.META_ARCHITECTURE.
 PREDICTS_SEMANTICS = {"BlendMask": blendmask_config.predicts_semantics, "SSAP": ssap_config.predicts_semantics}
@@ -36,6 +47,8 @@ DATASET_MAPPERS = {
     "BlendMask": blendmask_config.fitting_mappers,
     "OneStageDetector": lambda cfg: ("instance", "default"),
     "SSAP": ssap_config.fitting_mappers,
+    "SOLO": aggmask_config.fitting_mappers,
+    "SOLOv2": aggmask_config.fitting_mappers,
 }
 
 # Whether a config's inference needs the annotations too, by MODEL.META_ARCHITECTURE; where absent it never does.

@@ -5,7 +5,7 @@ import zipfile
 
 from tests.conftest import ROOT
 
-METHODS = ("spatial_embeddings", "blendmask", "ssap")
+METHODS = ("spatial_embeddings", "blendmask", "ssap", "aggmask")
 
 
 def test_a_wheel_carries_methods_fallback_configs_and_native_ops(tmp_path):
