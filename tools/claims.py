@@ -86,6 +86,14 @@ SSAP_ROWS = {
 }
 
 
+# The authors' README: mask AP on COCO minival of ResNet-101.
+AGGMASK_ROWS = {
+    "solo": Row("SOLO", "aggmask/shapes_small_solo.yaml", (), "2.0 below AggMask"),
+    "aggmask": Row("AggMask", "aggmask/shapes_small_aggmask.yaml", (), "38.6"),
+    "aggmask_half": Row("AggMask, half the mask grid", "aggmask/shapes_small_aggmask_half.yaml", (), "38.8"),
+}
+
+
 MASK_COLUMNS = {"mask AP": "segm/AP", "mask AP50": "segm/AP50"}
 
 
@@ -107,6 +115,7 @@ class Claim:
 CLAIMS = {
     "spatial_embeddings_ablation": Claim(ABLATION_ROWS, "paper's AP (Cityscapes val)", MASK_COLUMNS),
     "blendmask_mask_rcnn": Claim(BLENDMASK_ROWS, "AdelaiDet's AP (COCO val)", MASK_COLUMNS),
+    "aggmask_solo": Claim(AGGMASK_ROWS, "authors' AP (COCO minival)", MASK_COLUMNS),
     "ssap_cascade": Claim(
         SSAP_ROWS, "paper's AP (Cityscapes val)", MASK_COLUMNS | {"PQ": "panoptic_seg/PQ", "mIoU": "sem_seg/mIoU"}
     ),
