@@ -45,6 +45,8 @@ def aggregate(masks: Tensor, context: Tensor, weights: Tensor, neighbours: Tenso
             f"masks [B, Sm², H, W] and context [B, C, H, W] are of one batch; they have shapes {list(masks.shape)} and "
             f"{list(context.shape)}."
         )
+    if neighbours.numel() and not 0 <= neighbours.min() <= neighbours.max() < masks.shape[1]:
+        raise ValueError(f"The neighbours must be from 0 to {masks.shape[1] - 1}, cells of the mask grid.")
     index = image_index[:, None] * masks.shape[1] + neighbours
     return aggregate_maps(masks.flatten(0, 1), context, weights, index, image_index)
 
@@ -171,11 +173,16 @@ def _backward(ctx, grad):
     return *torch.ops.aggmask.aggregate_backward(grad, *ctx.saved_tensors), None, None
 
 
+def _no_second_derivative(ctx, *grads):
+    raise NotImplementedError("aggmask::aggregate has no second derivative; aggregate_maps_reference has.")
+
+
 OP = "aggmask::aggregate"
 if native.load(OP):
     torch.library.register_fake(OP, _fake)
     torch.library.register_fake("aggmask::aggregate_backward", _backward_fake)
     torch.library.register_autograd(OP, _backward, setup_context=_setup_context)
+    torch.library.register_autograd("aggmask::aggregate_backward", _no_second_derivative)
 
 
 class ContextFusion(nn.Module):

@@ -14,7 +14,8 @@ from detectron2.structures import BitMasks, Instances
 from .layers import resize
 from .matrix_nms import matrix_nms
 
-# Masks that are resized to the output at a time: as floats they take more memory than all of them as bits.
+# Masks that are resized to the output, or summed, at a time: as floats or whole numbers they take more memory than all of
+# them as bits.
 MASKS_AT_A_TIME = 32
 
 
@@ -48,8 +49,10 @@ def points_nms(probabilities: Tensor) -> Tensor:
 
 def areas_and_means(probabilities: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Of each mask bool [P, h, w] its pixels, int64 [P], and their mean probability, [P], 0 where there are none."""
-    areas = masks.sum(dim=(1, 2))
-    return areas, (probabilities * masks).sum(dim=(1, 2)) / areas.clamp(min=1)
+    pieces = zip(probabilities.split(MASKS_AT_A_TIME), masks.split(MASKS_AT_A_TIME))
+    sums = [(some.sum(dim=(1, 2)), (p * some).sum(dim=(1, 2))) for p, some in pieces]
+    areas, totals = map(torch.cat, zip(*sums))
+    return areas, totals / areas.clamp(min=1)
 
 
 def select(

@@ -100,6 +100,8 @@ class SOLOv2Head(nn.Module):
         self.category_output = output_conv(channels, num_classes, 3, bias=PRIOR_LOGIT)
         self.kernel_tower = conv_tower(in_channels + 2, channels, num_convs)
         self.kernel_output = output_conv(channels, mask_feature.fuse.out_channels, kernel_conv_size)
+        if aggregated:  # as the authors', whose representations start larger than masks
+            self.kernel_output.reset_parameters()
         self.weight_tower = conv_tower(in_channels + 2, channels, num_convs) if aggregated else None
         self.weight_channels = channels
 

@@ -16,6 +16,7 @@ from detectron2.structures import BitMasks, Instances, PolygonMasks
 from .cells import CellNumbering
 
 NOBODY = -1
+MASKS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,15 @@ def assign_cells(
         int64 [numbering.total], the object, or −1 for background.
     """
     device = truth.masks.device
-    pixels = truth.masks.sum(dim=(1, 2))
+    columns, rows = _profiles(truth.masks)
+    pixels = rows.sum(dim=1)
     lows, highs = torch.tensor(scale_ranges, dtype=torch.float32, device=device).T
     widths, heights = (truth.boxes[:, 2:] - truth.boxes[:, :2]).T
     scale = (widths * heights).sqrt()[:, None]
     learnt = (scale >= lows) & (scale <= highs) & (pixels >= min_pixels)[:, None]  # [K, levels]
 
-    columns, in_columns = _cells_around_center(truth.masks.sum(dim=1), pixels, widths * center_size, numbering.side)
-    rows, in_rows = _cells_around_center(truth.masks.sum(dim=2), pixels, heights * center_size, numbering.side)
+    columns, in_columns = _cells_around_center(columns, pixels, widths * center_size, numbering.side)
+    rows, in_rows = _cells_around_center(rows, pixels, heights * center_size, numbering.side)
     inside = in_rows[..., :, None] & in_columns[..., None, :] & learnt[..., None, None]  # [K, levels, 3, 3]
     level = torch.arange(len(numbering.sides), device=device)[:, None, None]
     cell = rows[..., :, None] * numbering.side[:, None, None] + columns[..., None, :]
@@ -108,6 +110,13 @@ def assign_cells(
     number, index = number.where(inside, 0), index.where(inside, NOBODY)
     owner = torch.full((numbering.total,), NOBODY, device=device)
     return owner.scatter_reduce(0, number.flatten(), index.flatten(), "amax")
+
+
+def _profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each mask bool [K, H, W] the pixels in every column, int64 [K, W], and in every row, [K, H]."""
+    # In pieces: what sums them widens them to whole numbers first.
+    pieces = masks.split(MASKS_AT_A_TIME)
+    return torch.cat([x.sum(dim=1) for x in pieces]), torch.cat([x.sum(dim=2) for x in pieces])
 
 
 def _cells_around_center(profile: Tensor, pixels: Tensor, extent: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:

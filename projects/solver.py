@@ -2,6 +2,7 @@
 
 import torch
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+from torch.nn.utils import clip_grad_norm_
 
 from detectron2.config import CfgNode as CN
 from detectron2.solver import LRMultiplier, WarmupParamScheduler, get_default_optimizer_params
@@ -13,6 +14,8 @@ def add_solver_config(cfg: CN) -> None:
     """Add the solver keys that Detectron2 does not have."""
     # "SGD" (with SOLVER.MOMENTUM and NESTEROV), "ADAM" (weight decay in the gradient) or "ADAMW" (decoupled).
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # SOLVER.CLIP_GRADIENTS.CLIP_TYPE may also be "full_model": one norm of all gradients together, where Detectron2's
+    # "norm" is each parameter's own.
     # For LR_SCHEDULER_NAME "WarmupPolyLR": the learning rate is BASE_LR · (1 − iteration / MAX_ITER) ^ power.
     cfg.SOLVER.POLY_LR_POWER = 0.9
 
@@ -39,7 +42,16 @@ def build_optimizer(cfg: CN, model: torch.nn.Module) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(groups, solver.BASE_LR, fused=fused)
     else:
         raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; it must be SGD, ADAM or ADAMW.")
-    return maybe_add_gradient_clipping(cfg, optimizer)
+    clipping = solver.CLIP_GRADIENTS
+    if not clipping.ENABLED or clipping.CLIP_TYPE != "full_model":
+        return maybe_add_gradient_clipping(cfg, optimizer)
+
+    def clip_all(optimizer: torch.optim.Optimizer, *_) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        clip_grad_norm_(parameters, clipping.CLIP_VALUE, clipping.NORM_TYPE)
+
+    optimizer.register_step_pre_hook(clip_all)
+    return optimizer
 
 
 def build_lr_scheduler(cfg: CN, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

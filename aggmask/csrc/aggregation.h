@@ -112,7 +112,7 @@ class BandAggregation {
       for (int64_t c = 0; c < kHidden; ++c) {
         const float* value = row_.row(c, band_.first);
         float* rectified = out.row(c, y);
-        for (int64_t x = 0; x < instances_.width; ++x) rectified[x] = value[x] > 0 ? value[x] : 0;
+        for (int64_t x = 0; x < instances_.width; ++x) rectified[x] = value[x] < 0 ? 0 : value[x];
       }
     }
   }
@@ -125,7 +125,7 @@ class BandAggregation {
       for (int64_t c = 0; c < kHidden; ++c) {
         const float *value = row_.row(c, band_.first), *hidden = hidden_[layer].row(c, y);
         float* gradient = gradients_[layer].row(c, y);
-        for (int64_t x = 0; x < instances_.width; ++x) gradient[x] = hidden[x] > 0 ? value[x] : 0;
+        for (int64_t x = 0; x < instances_.width; ++x) gradient[x] = hidden[x] <= 0 ? 0 : value[x];
       }
     }
   }

@@ -101,6 +101,14 @@ def test_shapes_that_do_not_fit_are_an_error(change, message):
         aggregate(*arguments)
 
 
+@pytest.mark.parametrize("cell", [-1, 4])
+def test_a_neighbour_outside_of_the_grid_is_an_error(cell):
+    weights = torch.zeros(1, num_weights(4 + 16))
+    neighbours = torch.tensor([[0, 1, 2, cell]])
+    with pytest.raises(ValueError, match="from 0 to 3"):
+        aggregate(torch.zeros(2, 4, 5, 5), torch.zeros(2, 16, 5, 5), weights, neighbours, torch.tensor([0]))
+
+
 def test_context_of_levels_resized_before_the_convolution():
     torch.manual_seed(0)
     fusion = ContextFusion(32, 3)

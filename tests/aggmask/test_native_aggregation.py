@@ -86,6 +86,21 @@ def test_without_instances_gradients_are_zero():
     assert not any(x.any() for x in gradients)
 
 
+@pytest.mark.parametrize("which", range(3), ids=["maps", "context", "weights"])
+def test_what_is_not_a_number_is_not_hidden(which):
+    arguments = sample()
+    arguments[which].view(-1)[::40] = float("nan")
+    ours, theirs = (run(*arguments).isnan() for run in (aggregate_maps, aggregate_maps_reference))
+    assert theirs.any() and torch.equal(ours, theirs)
+
+
+def test_second_derivatives_are_refused():
+    inputs = [x.requires_grad_() for x in sample()[:3]]
+    (gradient,) = torch.autograd.grad(aggregate_maps(*inputs, *sample()[3:]).sum(), inputs[:1], create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivative"):
+        gradient.sum().backward()
+
+
 def test_only_single_precision_runs_natively(monkeypatch):
     arguments = sample()
     expected = aggregate_maps(*arguments)

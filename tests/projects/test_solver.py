@@ -45,6 +45,20 @@ def test_gradients_are_clipped_where_the_config_says_so():
     assert before - net.weight.item() == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("kind, expected", [("full_model", (0.6, 0.8)), ("norm", (1.0, 1.0))])
+def test_gradients_are_clipped_together_or_each_by_itself(kind, expected):
+    cfg = config(OPTIMIZER="SGD", MOMENTUM=0.0, WEIGHT_DECAY=0.0, BASE_LR=1.0)
+    clipping = cfg.SOLVER.CLIP_GRADIENTS
+    clipping.ENABLED, clipping.CLIP_TYPE, clipping.CLIP_VALUE = True, kind, 1.0
+    net = nn.Linear(1, 1)
+    nn.init.zeros_(net.weight)
+    nn.init.zeros_(net.bias)
+    optimizer = build_optimizer(cfg, net)
+    net.weight.grad, net.bias.grad = torch.full((1, 1), 30.0), torch.full((1,), 40.0)
+    optimizer.step()
+    assert (-net.weight.item(), -net.bias.item()) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("name", ["ADAM", "ADAMW"])
 def test_clipping_comes_before_the_fused_step(name):
     """A gradient of 3 and its clipped self, 0.5, are alike in Adam's first step, but not in its second."""
