@@ -29,8 +29,8 @@ from .targets import GroundTruth, assign_cells, category_loss, dice_loss, downsa
 class SOLO(nn.Module):
     """Instance segmentation by the cells of a grid; AggMask with an aggregation.
 
-    ``keep_internals``, False at first, makes inference return the cells' class probabilities and the context, for
-    pictures.
+    ``keep_internals``, False at first, makes inference return the cells' class probabilities and what the best instance
+    is aggregated of, for pictures.
     """
 
     @configurable
@@ -165,7 +165,8 @@ class SOLO(nn.Module):
         Returns:
             in training "loss_mask" and "loss_cls"; else for each image {"instances": Instances} with pred_masks bool
             [K, H, W], pred_boxes around them, scores and pred_classes, best first; with ``keep_internals`` "internals":
-            of each level the cells' highest class probability [1, h, w], and the context [16, h, w] where there is one.
+            of each level the cells' highest class probability [1, h, w], and with the aggregation the mean of the
+            context [1, h, w] and the maps that the best instance is made of, as probabilities [5 or 4, h, w].
         """
         images = self.preprocess(batched_inputs)
         features = self.backbone(images.tensor)
@@ -320,24 +321,41 @@ class SOLO(nn.Module):
                 mask_threshold=self.selection.mask_threshold,
             )
             results.append({"instances": instances})
-        if self.keep_internals:
-            self._add_internals(results, images, scores, context)
+            if self.keep_internals:
+                best = numbers[candidate[chosen[:1]]]
+                results[-1]["internals"] = self._internals(index, images, scores, context, predictions, best)
         return results
 
-    def _add_internals(
-        self, results: list[dict], images: ImageList, scores: Sequence[Tensor], context: Tensor | None
-    ) -> None:
-        """Add the cells' highest class probability, at the image's shape, and the context, without the padding."""
+    def _internals(
+        self,
+        index: int,
+        images: ImageList,
+        scores: Sequence[Tensor],
+        context: Tensor | None,
+        predictions: Predictions,
+        best: Tensor,
+    ) -> dict[str, Tensor]:
+        """Of an image of the batch the cells' highest class probability, at its shape, the mean of the context, and the
+        maps that its best instance, of cell ``best`` [1] or none [0], is aggregated of; without the padding."""
         padded = images.tensor.shape[-2:]
-        maps = {} if context is None else {"context": context}
+        maps = {}
         for name, stride, x in zip(self.in_features, self.strides, scores):
             size = tuple(side // stride for side in padded)
-            maps[f"cells, {name}"] = F.interpolate(x.amax(dim=1, keepdim=True), size=size, mode="nearest")
-        for index, (result, image_size) in enumerate(zip(results, images.image_sizes)):
-            result["internals"] = {}
-            for name, x in maps.items():
-                height, width = (-(-n * out // full) for n, out, full in zip(image_size, x.shape[-2:], padded))
-                result["internals"][name] = x[index, :, :height, :width]
+            maps[f"cells, {name}"] = F.interpolate(x[index : index + 1].amax(dim=1, keepdim=True), size)[0]
+        if context is not None:
+            maps["context"] = context[index].mean(dim=0, keepdim=True)
+            cell = Cells.of(best, self._numbering(self.category_grids, predictions))
+            map_cells, neighbours = self._neighbours(predictions, cell)
+            for x in self._maps(predictions, map_cells):
+                if len(x):
+                    maps["maps of the best"] = x[neighbours[0]].sigmoid()
+
+        def unpadded(x: Tensor) -> Tensor:
+            sides = zip(images.image_sizes[index], x.shape[-2:], padded)
+            height, width = (-(-n * out // full) for n, out, full in sides)
+            return x[:, :height, :width]
+
+        return {name: unpadded(x) for name, x in maps.items()}
 
 
 @META_ARCH_REGISTRY.register()

@@ -207,7 +207,8 @@ def test_internals_are_the_image_s_part():
         results = model([{"image": torch.rand(3, 64, 64) * 255}, {"image": torch.rand(3, 48, 33) * 255}])
     shapes = {name: tuple(x.shape) for name, x in results[1]["internals"].items()}
     assert shapes == {
-        "context": (16, 12, 9),
+        "context": (1, 12, 9),
+        "maps of the best": (5, 12, 9),
         "cells, p2": (1, 6, 5),
         "cells, p3": (1, 6, 5),
         "cells, p4": (1, 3, 3),
