@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from detectron2.layers import get_norm
 
-from projects import native
+from projects import flops, native
 
 from .cells import Cells
 from .layers import conv_at, resize
@@ -101,6 +101,11 @@ def num_weights(in_channels: int) -> int:
     return sum(outputs * inputs * KERNEL_AREA + outputs for outputs, inputs in _layers(in_channels))
 
 
+def pixel_flops(in_channels: int) -> int:
+    """The multiply-adds of an instance's convolutions for a pixel."""
+    return sum(outputs * inputs * KERNEL_AREA for outputs, inputs in _layers(in_channels))
+
+
 def split_weights(weights: Tensor, in_channels: int) -> list[tuple[Tensor, Tensor]]:
     """[P, num_weights] to the weight [P, outputs, inputs, 3, 3] and the bias [P, outputs] of each layer."""
     layers = _layers(in_channels)
@@ -156,6 +161,12 @@ def _check_arguments(maps: Tensor, context: Tensor, weights: Tensor, neighbours:
         )
 
 
+def _flops(maps, context, weights, neighbours, image_index):
+    """Multiply-adds of ``aggregate_maps`` from its arguments' shapes."""
+    (instances, num_neighbours), (_, height, width) = neighbours, maps
+    return instances * height * width * pixel_flops(num_neighbours + context[1])
+
+
 def _fake(maps, context, weights, neighbours, image_index):
     return maps.new_empty((len(weights), *maps.shape[1:]))
 
@@ -178,6 +189,7 @@ def _no_second_derivative(ctx, *grads):
 
 
 OP = "aggmask::aggregate"
+flops.register(OP, _flops)
 if native.load(OP):
     torch.library.register_fake(OP, _fake)
     torch.library.register_fake("aggmask::aggregate_backward", _backward_fake)

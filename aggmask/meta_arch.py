@@ -169,10 +169,7 @@ class SOLO(nn.Module):
             context [1, h, w] and the maps that the best instance is made of, as probabilities [5 or 4, h, w].
         """
         images = self.preprocess(batched_inputs)
-        features = self.backbone(images.tensor)
-        pyramid = {name: features[name] for name in self.in_features}
-        predictions = self.head(self._levels(pyramid, images), features)
-        context = None if self.aggregation is None else self.aggregation.context(list(pyramid.values()))
+        predictions, context = self.predict(images)
         if self.training:
             return self.losses(batched_inputs, images, predictions, context)
         return self.inference(batched_inputs, images, predictions, context)
@@ -187,6 +184,14 @@ class SOLO(nn.Module):
             # All features follow this order of the memory, which a CPU's convolutions are faster in.
             batch.tensor = batch.tensor.contiguous(memory_format=torch.channels_last)
         return batch
+
+    def predict(self, images: ImageList) -> tuple[Predictions, Tensor | None]:
+        """What is predicted densely: the head's predictions, and the context where there is an aggregation."""
+        features = self.backbone(images.tensor)
+        pyramid = {name: features[name] for name in self.in_features}
+        predictions = self.head(self._levels(pyramid, images), features)
+        context = None if self.aggregation is None else self.aggregation.context(list(pyramid.values()))
+        return predictions, context
 
     def _levels(self, pyramid: dict[str, Tensor], images: ImageList) -> list[Tensor]:
         """The pyramid's features resampled to ``strides``."""
@@ -207,11 +212,11 @@ class SOLO(nn.Module):
         sizes = self._mask_sizes(predictions)
         runs = [list(levels) for _, levels in groupby(range(len(sizes)), sizes.__getitem__)]
         if self.aggregation is None:
-            maps = self._maps(predictions, cells)
+            maps = self.maps(predictions, cells)
             return [torch.cat([maps[level] for level in levels]) for levels in runs]
 
-        map_cells, neighbours = self._neighbours(predictions, cells)
-        maps = self._maps(predictions, map_cells)
+        map_cells, neighbours = self.neighbours(predictions, cells)
+        maps = self.maps(predictions, map_cells)
         weights = self.aggregation.weights(predictions.weight_features, cells)
         logits = []
         first_cell, first_map = 0, 0
@@ -228,17 +233,17 @@ class SOLO(nn.Module):
             first_cell, first_map = last_cell, first_map + len(maps_of_run)
         return logits
 
-    def _neighbours(self, predictions: Predictions, cells: Cells) -> tuple[Cells, Tensor]:
+    def neighbours(self, predictions: Predictions, cells: Cells) -> tuple[Cells, Tensor]:
         """The U cells of the mask grids that P cells aggregate, each once, and which of them are whose, int64
         [P, neighbours]."""
-        numbering = self._numbering(self.mask_grids, predictions)
-        side = self._numbering(self.category_grids, predictions).side[cells.level]
+        numbering = self.numbering(self.mask_grids, predictions)
+        side = self.numbering(self.category_grids, predictions).side[cells.level]
         neighbours = mask_neighbours(cells.cell, side, numbering.side[cells.level], self.aggregation.num_neighbours)
         numbers = numbering.number(cells.level[:, None], cells.image[:, None], neighbours)
         numbers, neighbours = numbers.unique(return_inverse=True)
         return Cells.of(numbers, numbering), neighbours
 
-    def _maps(self, predictions: Predictions, cells: Cells) -> list[Tensor]:
+    def maps(self, predictions: Predictions, cells: Cells) -> list[Tensor]:
         """The maps of some cells of the mask grids, [U, H, W] a level."""
         kernels, biases = self.head.kernels(predictions, cells)
         by_level = zip(
@@ -254,7 +259,8 @@ class SOLO(nn.Module):
         scale = self.head.upsampling
         return [tuple(scale * side for side in x.shape[-2:]) for x in predictions.mask_features]
 
-    def _numbering(self, grids: Sequence[int], predictions: Predictions) -> CellNumbering:
+    def numbering(self, grids: Sequence[int], predictions: Predictions) -> CellNumbering:
+        """The numbers of the cells of such grids in the batch of the predictions."""
         logits = predictions.logits[0]
         return CellNumbering(tuple(grids), len(logits), logits.device)
 
@@ -267,7 +273,7 @@ class SOLO(nn.Module):
                 raise KeyError(f"Training needs 'instances' in every input; found only {sorted(image_input)}.")
         padded_size = tuple(images.tensor.shape[-2:])
         truth = GroundTruth.of([x["instances"] for x in batched_inputs], padded_size, self.device)
-        numbering = self._numbering(self.category_grids, predictions)
+        numbering = self.numbering(self.category_grids, predictions)
         owner = assign_cells(truth, numbering, self.scale_ranges, self.center_size, self.min_pixels)
         positive = (owner >= 0).nonzero()[:, 0]
 
@@ -294,7 +300,7 @@ class SOLO(nn.Module):
         numbers, classes = (by_cell > self.selection.score_threshold).nonzero(as_tuple=True)
         class_scores = by_cell[numbers, classes]
         numbers, candidate = numbers.unique(return_inverse=True)
-        cells = Cells.of(numbers, self._numbering(self.category_grids, predictions))
+        cells = Cells.of(numbers, self.numbering(self.category_grids, predictions))
 
         size = self._mask_sizes(predictions)[0]
         probabilities = [x.float().sigmoid()[:, None] for x in self.mask_logits(predictions, context, cells)]
@@ -344,9 +350,9 @@ class SOLO(nn.Module):
             maps[f"cells, {name}"] = F.interpolate(x[index : index + 1].amax(dim=1, keepdim=True), size)[0]
         if context is not None:
             maps["context"] = context[index].mean(dim=0, keepdim=True)
-            cell = Cells.of(best, self._numbering(self.category_grids, predictions))
-            map_cells, neighbours = self._neighbours(predictions, cell)
-            for x in self._maps(predictions, map_cells):
+            cell = Cells.of(best, self.numbering(self.category_grids, predictions))
+            map_cells, neighbours = self.neighbours(predictions, cell)
+            for x in self.maps(predictions, map_cells):
                 if len(x):
                     maps["maps of the best"] = x[neighbours[0]].sigmoid()
 

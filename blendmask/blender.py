@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from projects import native
+from projects import flops, native
 
 INTERPOLATIONS = ("bilinear", "nearest")
 
@@ -126,6 +126,14 @@ def _check_images(image: Tensor, count: int) -> None:
         raise IndexError(f"Box {box} is of image {image[box]:g}, but there are {count}")
 
 
+def _flops(bases, boxes, attention, resolution, attention_size, spatial_scale, sampling_ratio, nearest):
+    """Multiply-adds of ``blend`` from its arguments' shapes: the bases' crops, of one point a sample where the boxes
+    decide how many, and the attention's enlarging. Softmax and product are elementwise, which is not counted."""
+    samples = boxes[0] * bases[1] * resolution**2
+    enlarging = 1 if nearest else flops.BILINEAR_FLOPS
+    return samples * (flops.BILINEAR_FLOPS * max(sampling_ratio, 1) ** 2 + enlarging)
+
+
 def _fake(bases, boxes, attention, resolution, attention_size, spatial_scale, sampling_ratio, nearest):
     return bases.new_empty(len(boxes), resolution, resolution)
 
@@ -146,6 +154,7 @@ def _backward(ctx, grad):
 
 
 OP = "blendmask::blend"
+flops.register(OP, _flops)
 if native.load(OP):
     torch.library.register_fake(OP, _fake)
     torch.library.register_fake("blendmask::blend_backward", _backward_fake)

@@ -2,6 +2,7 @@
 
 from aggmask import add_aggmask_config
 from aggmask import config as aggmask_config
+from aggmask.flops import count_flops as count_aggmask_flops
 from blendmask import config as blendmask_config
 from blendmask import add_blendmask_config
 from spatial_embeddings import add_spatial_embeddings_config, samples_ground_truth
@@ -53,3 +54,7 @@ DATASET_MAPPERS = {
 
 # Whether a config's inference needs the annotations too, by MODEL.META_ARCHITECTURE; where absent it never does.
 NEEDS_GROUND_TRUTH = {"SpatialEmbeddings": samples_ground_truth}
+
+# What counts a model's computation for a number of cells that have masks, by MODEL.META_ARCHITECTURE; where absent one
+# inference is counted.
+COUNT_FLOPS = {"SOLO": count_aggmask_flops, "SOLOv2": count_aggmask_flops}

@@ -58,7 +58,8 @@ def vote(labels: Tensor, semantics: Tensor, affinities: Tensor, window: int, cla
 def highest_scored(scores: Tensor, allowed: Tensor, limit: int) -> Tensor:
     """Which instances (bool [K]) of the ``allowed`` (bool [K]) have the ``limit`` highest scores (float [K], >= 0)."""
     chosen = scores.masked_fill(~allowed, -1).topk(min(limit, len(scores))).indices
-    return torch.zeros_like(allowed).index_fill_(0, chosen, True) & allowed
+    # 1, as a traced graph has no index_fill_ with True.
+    return torch.zeros_like(allowed).index_fill_(0, chosen, 1) & allowed
 
 
 def renumber(labels: Tensor, kept: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from blendmask import blender
 from blendmask.blender import blend, blend_reference
 from projects import native
+from projects.flops import count
 from tests.implementations import implementation_of, skip_unless_built
 
 needs_native = skip_unless_built(blender.OP)
@@ -231,6 +233,16 @@ def test_boxes_without_area(implementation, box, adaptive_is_empty):
     assert blend(bases, boxes, attention, sampling_ratio=0, **OPTIONS).any() != adaptive_is_empty
     expected = plain_blend(bases, boxes, attention, sampling_ratio=1, **options)
     torch.testing.assert_close(blend(bases, boxes, attention, sampling_ratio=1, **options), expected)
+
+
+@pytest.mark.parametrize("sampling_ratio, points", [(2, 4), (1, 1), (0, 1)])
+@pytest.mark.parametrize("interpolation, enlarging", [("bilinear", 4), ("nearest", 1)])
+def test_multiply_adds(implementation, sampling_ratio, points, interpolation, enlarging):
+    """Of a crop's samples and the attention's, in fvcore's count."""
+    options = dict(attention_size=3, resolution=5, spatial_scale=0.5, sampling_ratio=sampling_ratio)
+    arguments = make_case(0, bases=2, count=4)
+    counted = count(nn.Identity(), lambda *x: blend(*x, interpolation=interpolation, **options), *arguments)
+    assert counted.total == 4 * 2 * 5 * 5 * (4 * points + enlarging)
 
 
 def test_no_detections(implementation):
