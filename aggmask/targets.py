@@ -60,7 +60,10 @@ def bitmaps(objects: Instances) -> Tensor:
         ValueError: they have none.
     """
     if not objects.has("gt_masks"):
-        raise ValueError("SOLO and AggMask learn masks: training needs gt_masks in all instances (MODEL.MASK_ON True).")
+        raise ValueError(
+            "SOLO and AggMask learn masks, but an image's instances have no gt_masks: all its annotations need a "
+            "segmentation."
+        )
     masks = objects.gt_masks
     if isinstance(masks, PolygonMasks):
         masks = BitMasks.from_polygon_masks(masks, *objects.image_size)

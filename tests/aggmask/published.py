@@ -1,5 +1,7 @@
 """SOLO, SOLOv2, AggMask and AggMask* as their authors published them: the weights' names and shapes, which are those of
-mmdetection 1.0, and the algorithm, stated plainly, cell by cell."""
+mmdetection 1.0, and the algorithm and the losses, stated plainly, cell by cell."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -39,22 +41,22 @@ class Layout:
         self.conv(f"{name}.conv", out, given, kernel, bias=False)
         self.norm(f"{name}.gn", out)
 
-    def resnet_fpn(self, depth, channels):
-        self.conv("backbone.conv1", 64, 3, 7, bias=False)
-        self.norm("backbone.bn1", 64, batch=True)
-        given = 64
+    def resnet_fpn(self, depth, channels, width):
+        self.conv("backbone.conv1", width, 3, 7, bias=False)
+        self.norm("backbone.bn1", width, batch=True)
+        given = width
         for level, blocks in enumerate(BLOCKS[depth]):
-            width = 64 * 2**level
+            inner, outer = width * 2**level, 4 * width * 2**level
             for block in range(blocks):
                 name = f"backbone.layer{level + 1}.{block}"
-                sides = (width, given, 1), (width, width, 3), (4 * width, width, 1)
+                sides = (inner, given, 1), (inner, inner, 3), (outer, inner, 1)
                 for n, (out, ins, kernel) in enumerate(sides, 1):
                     self.conv(f"{name}.conv{n}", out, ins, kernel, bias=False)
                     self.norm(f"{name}.bn{n}", out, batch=True)
                 if block == 0:
-                    self.conv(f"{name}.downsample.0", 4 * width, given, 1, bias=False)
-                    self.norm(f"{name}.downsample.1", 4 * width, batch=True)
-                given = 4 * width
+                    self.conv(f"{name}.downsample.0", outer, given, 1, bias=False)
+                    self.norm(f"{name}.downsample.1", outer, batch=True)
+                given = outer
             self.conv(f"neck.lateral_convs.{level}.conv", channels, given, 1)
             self.conv(f"neck.fpn_convs.{level}.conv", channels, channels)
 
@@ -75,10 +77,10 @@ class Layout:
             self.conv("bbox_head.context_fusion_convs.3", CONTEXT, channels, 1)
 
 
-def solo(mask_grids, neighbours=0, depth=50, channels=256, head_channels=256, convs=7, classes=80):
+def solo(mask_grids, neighbours=0, depth=50, width=64, channels=256, head_channels=256, convs=7, classes=80):
     """Shapes by name of SOLO or, with 5 or 4 ``neighbours``, AggMask."""
     layout = Layout()
-    layout.resnet_fpn(depth, channels)
+    layout.resnet_fpn(depth, channels, width)
     layout.categories(convs, channels, head_channels, classes)
     layout.tower("ins_convs", convs, channels + 2, head_channels)
     for level, grid in enumerate(mask_grids):
@@ -87,10 +89,12 @@ def solo(mask_grids, neighbours=0, depth=50, channels=256, head_channels=256, co
     return layout.shapes
 
 
-def solov2(depth=50, channels=256, head_channels=512, convs=4, classes=80, feature_channels=128, masks=256):
+def solov2(
+    depth=50, width=64, channels=256, head_channels=512, convs=4, classes=80, feature_channels=128, masks=256
+):
     """Shapes by name of the official SOLOv2."""
     layout = Layout()
-    layout.resnet_fpn(depth, channels)
+    layout.resnet_fpn(depth, channels, width)
     layout.categories(convs, channels, head_channels, classes)
     layout.tower("kernel_convs", convs, channels + 2, head_channels)
     layout.conv("bbox_head.solo_kernel", masks, head_channels)
@@ -102,10 +106,10 @@ def solov2(depth=50, channels=256, head_channels=512, convs=4, classes=80, featu
     return layout.shapes
 
 
-def aggmask_star(neighbours, depth=50, channels=256, convs=4, classes=80):
+def aggmask_star(neighbours, depth=50, width=64, channels=256, convs=4, classes=80):
     """Shapes by name of AggMask*, or of its SOLOv2 where there are no ``neighbours``."""
     layout = Layout()
-    layout.resnet_fpn(depth, channels)
+    layout.resnet_fpn(depth, channels, width)
     layout.categories(convs, channels, channels, classes)
     layout.tower("kernel_convs", convs, channels + 2, channels)
     layout.conv("bbox_head.solo_kernel", channels, channels, 1)
@@ -214,13 +218,16 @@ class Network:
     def category_features(self, x, level):
         return self.tower(resize(x, (self.category_grids[level],) * 2), "cate_convs")
 
-    def category_scores(self, features):
+    def category_logits(self, features):
         """[classes, S, S] for each level."""
-        logits = [
-            self.conv(self.category_features(x, level), "bbox_head.solo_cate", padding=1)
+        return [
+            self.conv(self.category_features(x, level), "bbox_head.solo_cate", padding=1)[0]
             for level, x in enumerate(self.at_strides(features))
         ]
-        return [points_nms(x.sigmoid())[0] for x in logits]
+
+    def category_scores(self, features):
+        """[classes, S, S] for each level."""
+        return [points_nms(x.sigmoid()) for x in self.category_logits(features)]
 
     def representations(self, features):
         """[S², h, w] for each level: the maps that are masks' logits in SOLO."""
@@ -296,22 +303,24 @@ class Network:
             start += numbers + biases
         return x[0, 0]
 
+    def masks(self, features):
+        """The mask logits [h, w] of a category cell, as a function of its level, row and column."""
+        maps = self.representations(features)
+        if not self.aggregates:
+            return lambda level, i, j: maps[level][i * self.mask_grids[level] + j]
+        weights, context = self.aggregation_weights(features), self.context(features)
+        return lambda level, i, j: self.aggregate(maps[level], context, weights[level][:, i, j], i, j, level)
+
     def predict(self, image):
         """Of every cell and class above the score threshold whose mask is large enough: score, class and mask
         probabilities at stride 4; level by level, in raster order."""
         features = self.pyramid(image)
         size = features[0].shape[2:]
-        maps = self.representations(features)
-        if self.aggregates:
-            weights, context = self.aggregation_weights(features), self.context(features)
+        mask_logits = self.masks(features)
         found = []
         for level, scores in enumerate(self.category_scores(features)):
             for i, j, category in (scores.permute(1, 2, 0) > SCORE_THRESHOLD).nonzero().tolist():
-                if self.aggregates:
-                    logits = self.aggregate(maps[level], context, weights[level][:, i, j], i, j, level)
-                else:
-                    logits = maps[level][i * self.mask_grids[level] + j]
-                mask = resize(logits.sigmoid()[None, None], size)[0, 0]
+                mask = resize(mask_logits(level, i, j).sigmoid()[None, None], size)[0, 0]
                 if (mask > 0.5).sum() > STRIDES[level]:
                     found.append((scores[category, i, j], category, mask))
         return found
@@ -330,6 +339,54 @@ class Network:
         order = order[scores[order] >= UPDATE_THRESHOLD][:kept]
         whole = resize(masks[order][None], image.shape[2:])[:, :, : image_size[0], : image_size[1]]
         return scores[order], classes[order], resize(whole, size)[0] > 0.5
+
+    def losses(self, images, objects, scale_ranges, *, center_size, min_pixels, alpha, gamma):
+        """The mask and the class loss of padded images [N, 3, H, W], without weights; of each image's objects the masks
+        bool [K, H, W], the boxes (x0, y0, x1, y1) and the classes."""
+        dice, focal = [], 0
+        for image, (masks, boxes, classes) in zip(images, objects):
+            features = self.pyramid(image[None])
+            mask_logits = self.masks(features)
+            for level, probabilities in enumerate(x.sigmoid() for x in self.category_logits(features)):
+                cells = owners(masks, boxes, self.category_grids[level], scale_ranges[level], center_size, min_pixels)
+                for i, row in enumerate(cells):
+                    for j, k in enumerate(row):
+                        for category, p in enumerate(probabilities[:, i, j]):
+                            if k >= 0 and classes[k] == category:
+                                focal += -alpha * (1 - p) ** gamma * p.log()
+                            else:
+                                focal += -(1 - alpha) * p**gamma * (1 - p).log()
+                        if k >= 0:
+                            dice.append(dice_loss(mask_logits(level, i, j).sigmoid(), masks[k]))
+        return sum(dice) / max(len(dice), 1), focal / (len(dice) + 1)
+
+
+def owners(masks, boxes, side, scales, center_size, min_pixels):
+    """Which of an image's objects every cell of a level's side × side learns, rows of −1 for none: object by object.
+    Masks are bool [K, H, W], boxes (x0, y0, x1, y1), scales the level's least and largest."""
+    height, width = masks.shape[1:]
+    cells = [[-1] * side for _ in range(side)]
+    for k, (mask, (x0, y0, x1, y1)) in enumerate(zip(masks, boxes)):
+        if mask.sum() < min_pixels or not scales[0] <= math.sqrt((x1 - x0) * (y1 - y0)) <= scales[1]:
+            continue
+        center_y, center_x = mask.nonzero().double().mean(dim=0).tolist()
+        for row in cells_around(center_y, (y1 - y0) * center_size / 2, height, side):
+            for column in cells_around(center_x, (x1 - x0) * center_size / 2, width, side):
+                cells[row][column] = k
+    return cells
+
+
+def cells_around(center, half, length, side):
+    """Of the cells along an axis those that what lies so near to the centre is in; of them the centre's and the next."""
+    first, middle, last = (math.floor(position * side / length) for position in (center - half, center, center + half))
+    return range(max(first, middle - 1, 0), min(last, middle + 1, side - 1) + 1)
+
+
+def dice_loss(probabilities, mask):
+    """Of a mask's probabilities [h, w] and an object's mask bool [H, W], resized to them."""
+    q = (resize(mask[None, None].to(probabilities), probabilities.shape)[0, 0] >= 0.5).to(probabilities)
+    squares = (probabilities**2).sum() + 0.001, (q**2).sum() + 0.001
+    return 1 - 2 * (probabilities * q).sum() / sum(squares)
 
 
 def resize(x, size, align_corners=False):

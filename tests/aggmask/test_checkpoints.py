@@ -1,10 +1,7 @@
 """The authors' checkpoints: their names, and what they compute by ``published``, against this project's models."""
 
-import dataclasses
-
 import pytest
 import torch
-import torch.nn.functional as F
 
 from detectron2.modeling import build_model
 
@@ -12,9 +9,10 @@ from aggmask.cells import CellNumbering, Cells
 from aggmask.inference import points_nms
 from aggmask.solo import mask_maps
 from projects.checkpoint import Checkpointer
-from projects.config import configs_dir, setup_cfg
+from projects.config import setup_cfg
 from projects.model_zoo import CATALOGUE, convert, convert_if_published, load_published
 from tests.aggmask import published
+from tests.aggmask.small_published import SMALL, config_file, preprocessed
 
 COUNTER = "num_batches_tracked"
 GRIDS = (40, 36, 24, 16, 12)
@@ -38,10 +36,6 @@ ROWS = {
 SAME_NETWORKS = {"solo_R_50_1x", "solov2_R_50_1x"}
 
 
-def config_file(row):
-    return str(configs_dir() / CATALOGUE[f"aggmask/{row}"].config)
-
-
 def shapes_of(weights):
     return {name: tuple(weight.shape) for name, weight in weights.items() if COUNTER not in name}
 
@@ -59,75 +53,13 @@ def test_names_and_shapes_are_the_authors(row):
     assert shapes_of(convert(theirs, "aggmask")) == shapes_of(model.state_dict())
 
 
-@dataclasses.dataclass
-class Small:
-    """A row of the authors' tables with fewer cells, channels, convolutions and classes."""
-
-    row: str
-    shapes: dict
-    category_grids: tuple = (9, 8, 7, 6, 5)
-    mask_grids: tuple = (9, 8, 7, 6, 5)
-    options: tuple = ()
-
-    def build(self):
-        """The model in double precision, so that no pixel is so near to a threshold that rounding decides."""
-        method = "MODEL.AGGMASK"
-        grids = [f"{method}.CATEGORY_GRIDS", self.category_grids, f"{method}.MASK_GRIDS", self.mask_grids]
-        sizes = ["MODEL.FPN.OUT_CHANNELS", 64, f"{method}.NUM_CONVS", 2, f"{method}.CHANNELS", 64]
-        classes = [f"{method}.NUM_CLASSES", 3]
-        base = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]
-        cfg = setup_cfg(config_file(self.row), [*base, *grids, *sizes, *classes, *self.options])
-        return build_model(cfg).double().eval()
-
-
-SIZES = {"channels": 64, "convs": 2, "classes": 3}
-FEATURE = "MODEL.AGGMASK.MASK_FEATURE"
-STAR = (f"{FEATURE}.CONVS_DIM", 64, f"{FEATURE}.CHANNELS", 64)
-FEW, MANY = (5, 4, 4, 3, 3), (12, 10, 7, 6, 5)
-SMALL = {
-    "SOLO": Small("solo_R_50_3x", published.solo((9, 8, 7, 6, 5), head_channels=64, **SIZES)),
-    "SOLOv2": Small(
-        "solov2_R_50_3x",
-        published.solov2(head_channels=96, feature_channels=32, masks=64, **SIZES),
-        options=("MODEL.AGGMASK.CHANNELS", 96, f"{FEATURE}.CONVS_DIM", 32, f"{FEATURE}.CHANNELS", 64),
-    ),
-    "AggMask": Small("R_50_3x", published.solo((9, 8, 7, 6, 5), 5, head_channels=64, **SIZES)),
-    "AggMask, fewer mask cells": Small(
-        "R_101_mask-grid_3x",
-        published.solo(FEW, 4, head_channels=64, **SIZES),
-        mask_grids=FEW,
-        options=("MODEL.RESNETS.DEPTH", 50),
-    ),
-    "AggMask*": Small("star_R_50_6x", published.aggmask_star(5, **SIZES), options=STAR),
-    "AggMask*, more classes' cells": Small(
-        "star_R_101_cls-grid_6x",
-        published.aggmask_star(5, **SIZES),
-        category_grids=MANY,
-        options=(*STAR, "MODEL.RESNETS.DEPTH", 50),
-    ),
-    "AggMask*, fewer mask cells": Small(
-        "star_R_101_mask-grid_6x",
-        published.aggmask_star(4, **SIZES),
-        mask_grids=FEW,
-        options=(*STAR, "MODEL.RESNETS.DEPTH", 50),
-    ),
-}
-
-
 @pytest.fixture(scope="module", params=SMALL)
 def computed(request, tmp_path_factory):
     """Of one image: the published network with its features, our model, its input and what its parts returned."""
-    small = SMALL[request.param]
-    weights = published.random_weights(small.shapes)
-    path = tmp_path_factory.mktemp("published") / "epoch_36.pth"
-    torch.save({"meta": {"epoch": 36, "mmdet_version": "1.0.0"}, "state_dict": weights}, path)
-    model = small.build()
-    load_published(model, str(path))
-
+    network, model = SMALL[request.param].pair(tmp_path_factory.mktemp("published") / "epoch_36.pth")
+    model.eval()
     image = torch.rand(3, 120, 150, generator=torch.Generator().manual_seed(1)) * 255
-    mean, std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]])[:, :, None, None]
-    padded = F.pad((image.double() - mean) / std, (0, 10, 0, 8))[None]
-    network = published.Network(weights, small.category_grids, small.mask_grids)
+    padded = preprocessed([image], (128, 160))
     parts = {}
     handles = [model.head.register_forward_hook(lambda module, inputs, output: parts.update(predictions=output))]
     if model.aggregation:
@@ -189,17 +121,10 @@ def test_masks_of_cells(computed):
     network, _, features, model, parts, _ = computed
     cells = every_cell(network.category_grids, step=4)
     ours = [mask for run in model.mask_logits(parts["predictions"], parts.get("context"), cells) for mask in run]
-    maps = network.representations(features)
-    if network.aggregates:
-        weights, context = network.aggregation_weights(features), network.context(features)
+    expected = network.masks(features)
     assert len(ours) == len(cells)
     for mask, level, cell in zip(ours, cells.level.tolist(), cells.cell.tolist()):
-        i, j = divmod(cell, network.category_grids[level])
-        if network.aggregates:
-            expected = network.aggregate(maps[level], context, weights[level][:, i, j], i, j, level)
-        else:
-            expected = maps[level][cell]
-        assert_close(mask, expected)
+        assert_close(mask, expected(level, *divmod(cell, network.category_grids[level])))
 
 
 @torch.no_grad()

@@ -51,11 +51,16 @@ def test_norms_whose_groups_do_not_divide_the_channels_are_an_error():
         conv_block(16, 48)
 
 
-def test_solo_s_maps_are_those_of_its_upsampled_feature():
+def solo_head(**changes):
     torch.manual_seed(0)
-    head = SOLOHead(
+    arguments = dict(
         in_channels=16, num_classes=3, category_grids=GRIDS, mask_grids=GRIDS, num_convs=2, channels=32
     )
+    return SOLOHead(**arguments | changes)
+
+
+def test_solo_s_maps_are_those_of_its_upsampled_feature():
+    head = solo_head()
     predictions = head(levels_of(), {})
     assert [tuple(x.shape) for x in predictions.logits] == [(2, 3, side, side) for side in GRIDS]
     dense = [
@@ -115,3 +120,31 @@ def test_the_mask_feature_upsamples_a_level_as_often_as_it_is_coarser(norm, para
     assert len(list(convs[0][0].parameters())) == parameters
     features = {name: torch.randn(1, 16, side, side) for name, side in zip("abc", (16, 8, 4))}
     assert feature(features).shape == (1, 32, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["SOLO", "SOLOv2"])
+def test_weights_start_small_and_classes_from_the_prior(kind):
+    head = solo_head(aggregated=True) if kind == "SOLO" else solov2_head(aggregated=False)
+    convs = [x for x in head.modules() if isinstance(x, torch.nn.Conv2d)]
+    assert len(convs) == {"SOLO": 2 + 3 + 2, "SOLOv2": 2 + 2 + 3}[kind]
+    for conv in convs:
+        # A normal distribution's, within five standard errors.
+        count = conv.weight.numel()
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=5 / (2 * count) ** 0.5)
+        assert conv.weight.mean().item() == pytest.approx(0, abs=5 * 0.01 / count**0.5)
+    assert head.category_output.bias.sigmoid().tolist() == pytest.approx([0.01] * 3)
+    if kind == "SOLOv2":
+        assert not head.kernel_output.bias.any()
+
+
+def test_aggregated_kernels_start_larger():
+    """By PyTorch's own initialisation, uniform within 1 / √inputs."""
+    weight = solov2_head(aggregated=True).kernel_output.weight
+    bound = weight[0].numel() ** -0.5
+    assert 0.9 * bound < weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize("aggregated, probability", [(False, 0.01), (True, 0.5)])
+def test_solo_s_masks_start_from_the_prior_and_representations_from_zero(aggregated, probability):
+    for output in solo_head(aggregated=aggregated).mask_outputs:
+        assert output.bias.sigmoid().tolist() == pytest.approx([probability] * output.out_channels)

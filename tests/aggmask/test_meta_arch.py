@@ -2,20 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from detectron2.modeling import build_model
-
 from aggmask.cells import CellNumbering, Cells
-from tests.aggmask.small_models import (
-    AGGREGATED,
-    KINDS,
-    RECTANGLES,
-    SIZE,
-    SOLOV2,
-    STAR,
-    model_of,
-    small_cfg,
-    training_input,
-)
+from tests.aggmask.published import owners
+from tests.aggmask.small_models import AGGREGATED, KINDS, RECTANGLES, SIZE, model_of, training_input
 
 LOSSES = {"loss_mask", "loss_cls"}
 every_kind = pytest.mark.parametrize("opts", KINDS.values(), ids=KINDS)
@@ -48,9 +37,20 @@ def test_without_objects_the_mask_loss_is_zero_and_every_weight_has_a_gradient(o
 
 
 def test_images_with_and_without_objects_in_one_batch():
-    alone = model_of(*AGGREGATED).train()([training_input()])
-    together = model_of(*AGGREGATED).train()([training_input(()), training_input()])
-    assert alone["loss_mask"] > 0 and together["loss_mask"] > 0
+    """The mask loss is that of the objects, the class loss a sum over both images."""
+    model = model_of(*AGGREGATED, "MODEL.RESNETS.NORM", "FrozenBN").train()  # images don't change each other's features
+    alone, nothing = (model([training_input(rectangles)]) for rectangles in (RECTANGLES, ()))
+    together = model([training_input(()), training_input()])
+    assert alone["loss_mask"] > 0
+    torch.testing.assert_close(together["loss_mask"], alone["loss_mask"])
+
+    masks = training_input()["instances"].gt_masks.tensor
+    positives = 0
+    for side, scales in zip(model.category_grids, model.scale_ranges):
+        cells = torch.tensor(owners(masks, RECTANGLES, side, scales, center_size=0.2, min_pixels=10))
+        positives += int((cells >= 0).sum())
+    # Divided by the positive cells and one.
+    torch.testing.assert_close(together["loss_cls"], alone["loss_cls"] + nothing["loss_cls"] / (positives + 1))
 
 
 def test_polygons_and_bitmaps_are_learnt_alike():
@@ -127,9 +127,9 @@ def test_masks_of_some_cells_are_those_of_the_published_order(opts):
 @pytest.mark.parametrize("opts", [KINDS["AggMask"], KINDS["AggMask*"]], ids=["AggMask", "AggMask*"])
 def test_it_learns_two_rectangles(opts):
     model = model_of(*opts).train()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     image_input = training_input()
-    for _ in range(40):
+    for _ in range(50):
         optimizer.zero_grad()
         sum(model([image_input]).values()).backward()
         optimizer.step()
@@ -161,14 +161,20 @@ def test_results_have_the_size_asked_for(opts):
             assert mask[y0].any() and mask[y1 - 1].any() and mask[:, x0].any() and mask[:, x1 - 1].any()
 
 
+@base_and_aggregated
 @torch.no_grad()
-def test_an_image_s_results_do_not_depend_on_its_batch():
-    model = model_of(*AGGREGATED, detecting=True).eval()
-    inputs = [{"image": torch.rand(3, 64, 64) * 255} for _ in range(3)]
-    for together, image_input in zip(model(inputs), inputs):
-        (alone,) = model([image_input])
-        torch.testing.assert_close(together["instances"].scores, alone["instances"].scores, atol=1e-5, rtol=1e-5)
-        assert torch.equal(together["instances"].pred_classes, alone["instances"].pred_classes)
+def test_an_image_s_results_do_not_depend_on_its_batch(opts):
+    model = model_of(*opts, detecting=True).eval().double()  # in which no two scores are so near that rounding decides
+    for parameter in model.head.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    sizes = ((64, 64), (50, 64), (64, 33))  # padded to the first, with the others or alone
+    inputs = [{"image": torch.rand(3, *size) * 255} for size in sizes]
+    for together, image_input, size in zip(model(inputs), inputs, sizes):
+        found, expected = together["instances"], model([image_input])[0]["instances"]
+        assert len(found) > 1 and found.image_size == size
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-6, rtol=0)
+        assert torch.equal(found.pred_classes, expected.pred_classes)
+        assert torch.equal(found.pred_masks, expected.pred_masks)
 
 
 @base_and_aggregated
@@ -219,27 +225,3 @@ def test_internals_are_the_image_s_part():
 def test_training_without_instances_is_an_error():
     with pytest.raises(KeyError, match="'instances'.*found only.*image"):
         model_of().train()([{"image": torch.zeros(3, SIZE, SIZE)}])
-
-
-@pytest.mark.parametrize(
-    "opts, message",
-    [
-        (["MODEL.AGGMASK.STRIDES", [8, 8, 16]], "STRIDES has 3 entries.*4 levels"),
-        (["MODEL.AGGMASK.STRIDES", [8, 8, 16, 24]], r"STRIDES has \[24\].*multiples of 32"),
-        (["MODEL.AGGMASK.IN_FEATURES", ["p2", "p3", "p4", "p7"]], "asks for p7.*gives p2, p3, p4, p5, p6"),
-        (["MODEL.AGGMASK.MASK_GRIDS", [4, 3, 2, 2]], "Without the aggregation.*must be the same"),
-        (AGGREGATED + ["MODEL.AGGMASK.AGGREGATION.NUM_NEIGHBOURS", 4], "smaller at every level: set it to 5"),
-        (AGGREGATED + ["MODEL.AGGMASK.AGGREGATION.NUM_NEIGHBOURS", 9], "is 9; it must be 4 or 5"),
-        (["MODEL.AGGMASK.CATEGORY_GRIDS", [8, 6, 4, 1]], "2 cells a side at least"),
-        (["MODEL.AGGMASK.CHANNELS", 48], "CHANNELS is 48.*multiple of 32"),
-        (AGGREGATED + ["MODEL.FPN.OUT_CHANNELS", 48], "FPN.OUT_CHANNELS is 48.*multiple of 32"),
-        (["MODEL.AGGMASK.NMS_KERNEL", "hard"], "NMS_KERNEL hard.*gaussian"),
-        (AGGREGATED + ["MODEL.AGGMASK.AGGREGATION.WEIGHT_CONV_SIZE", 2], "WEIGHT_CONV_SIZE is 2; it must be odd"),
-        (SOLOV2 + STAR + ["MODEL.AGGMASK.MASK_FEATURE.NORM", "BN"], "NORM is 'BN'; it must be GN"),
-        (SOLOV2 + ["MODEL.AGGMASK.MASK_FEATURE.IN_FEATURES", ["p1", "p2"]], "asks for p1"),
-    ],
-    ids=lambda x: x if isinstance(x, str) else "",
-)
-def test_configs_that_fit_nothing_are_an_error(opts, message):
-    with pytest.raises(ValueError, match=message):
-        build_model(small_cfg(*opts))

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from fvcore.nn import sigmoid_focal_loss
@@ -9,6 +7,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from aggmask.cells import CellNumbering
 from aggmask.targets import GroundTruth, assign_cells, category_loss, dice_loss, downsample_masks
+from tests.aggmask import published
 
 CPU = torch.device("cpu")
 SIDES = (8, 4)
@@ -38,25 +37,17 @@ def owners(truth, num_images=1, sides=SIDES, ranges=RANGES):
 
 
 def plain_owners(truth, num_images, sides, ranges, center_size=0.2, min_pixels=10):
-    """The assignment object by object and cell by cell."""
-    height, width = truth.masks.shape[-2:]
-    maps = [[[[-1] * side for _ in range(side)] for _ in range(num_images)] for side in sides]
-    for k, (mask, (x0, y0, x1, y1)) in enumerate(zip(truth.masks, truth.boxes.tolist())):
-        if mask.sum() < min_pixels:
-            continue
-        ys, xs = mask.nonzero().double().mean(dim=0).tolist()
-        for level, (side, (low, high)) in enumerate(zip(sides, ranges)):
-            if not low <= math.sqrt((x1 - x0) * (y1 - y0)) <= high:
-                continue
-            bounds = []
-            for center, extent, length in ((ys, y1 - y0, height), (xs, x1 - x0, width)):
-                half = extent * center_size / 2
-                cells = [math.floor(p * side / length) for p in (center - half, center, center + half)]
-                bounds.append(range(max(cells[0], cells[1] - 1, 0), min(cells[2], cells[1] + 1, side - 1) + 1))
-            for row in bounds[0]:
-                for column in bounds[1]:
-                    maps[level][truth.image[k]][row][column] = k
-    return [torch.tensor(x) for x in maps]
+    """The assignment by its plain statement, as ``owners``."""
+    maps = []
+    for side, scales in zip(sides, ranges):
+        cells = []
+        for image in range(num_images):
+            which = (truth.image == image).nonzero()[:, 0]
+            masks, boxes = truth.masks[which], truth.boxes[which].tolist()
+            found = torch.tensor(published.owners(masks, boxes, side, scales, center_size, min_pixels))
+            cells.append(torch.cat([which, torch.tensor([-1])])[found])
+        maps.append(torch.stack(cells))
+    return maps
 
 
 def test_a_small_object_is_learnt_by_the_cell_of_its_centre():
@@ -140,7 +131,7 @@ def test_ground_truth_is_padded_and_numbered(kind):
 
 
 def test_ground_truth_without_masks_is_an_error():
-    with pytest.raises(ValueError, match="gt_masks.*MASK_ON"):
+    with pytest.raises(ValueError, match="no gt_masks: all its annotations need a segmentation"):
         GroundTruth.of([instances_of(False, "")], (32, 32), CPU)
 
 
