@@ -13,7 +13,7 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).parent.resolve()
-METHODS = ["spatial_embeddings", "blendmask", "ssap", "aggmask"]
+METHODS = ["spatial_embeddings", "blendmask", "ssap", "aggmask", "panoptic_affinity"]
 
 # Built for where no GPU is there to ask: Ampere, Hopper, and through PTX what comes later.
 CUDA_ARCHITECTURES = "8.0;9.0+PTX"
@@ -64,6 +64,8 @@ def extensions() -> dict:
     suffixes = (".cpp", ".cu") if home else (".cpp",)
     modules = []
     for method in METHODS:
+        if not (ROOT / method / "csrc").is_dir():
+            continue
         sources = sorted(path for path in (ROOT / method / "csrc").iterdir() if path.suffix in suffixes)
         modules.append(
             make_extension(
@@ -101,6 +103,7 @@ setup(
         "opencv-python-headless>=4.8",
         "pillow>=9.4",
         "pycocotools>=2.0.6",
+        "scipy>=1.10",
         "shapely>=2.0",
         "tabulate>=0.9",
         "tensorboard>=2.13",

@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from . import FALLBACK_FOLDER
+from .baselines import check_baseline
 from .cityscapes_api import serve_inner_path
 from .config_errors import naming_source
 from .data import cityscapes_cars  # noqa: F401  registers them
@@ -100,8 +101,10 @@ def check_datasets(cfg: CN, names: Sequence[str]) -> None:
     Raises:
         KeyError: a name that is not registered.
         FileNotFoundError: a file or folder of a dataset does not exist.
-        ValueError: the config is for another number of classes, or the mapper gives not what the model learns from.
+        ValueError: the config is for another number of classes, the mapper gives not what the model learns from, or
+            Panoptic FPN has no masks.
     """
+    check_baseline(cfg)
     mapper_name(cfg)
     for name in names:
         if name not in DatasetCatalog.list():

@@ -5,12 +5,20 @@ from aggmask import config as aggmask_config
 from aggmask.flops import count_flops as count_aggmask_flops
 from blendmask import config as blendmask_config
 from blendmask import add_blendmask_config
+from panoptic_affinity import add_panoptic_affinity_config
+from panoptic_affinity import config as panoptic_affinity_config
 from spatial_embeddings import add_spatial_embeddings_config, samples_ground_truth
 from ssap import add_ssap_config
 from ssap import config as ssap_config
 
 # What adds each method's keys to a config.
-ADD_CONFIG = (add_spatial_embeddings_config, add_blendmask_config, add_ssap_config, add_aggmask_config)
+ADD_CONFIG = (
+    add_spatial_embeddings_config,
+    add_blendmask_config,
+    add_ssap_config,
+    add_aggmask_config,
+    add_panoptic_affinity_config,
+)
 
 # The config keys that hold the number of thing classes, those that have an effect, by MODEL.META_ARCHITECTURE.
 NUM_CLASSES_KEYS = {
@@ -20,6 +28,7 @@ NUM_CLASSES_KEYS = {
     "SSAP": ssap_config.num_classes_keys,
     "SOLO": aggmask_config.num_classes_keys,
     "SOLOv2": aggmask_config.num_classes_keys,
+    "PanopticAffinity": lambda cfg: (),
 }
 
 # The same of proposal generators in Detectron2's own meta-architectures, by MODEL.PROPOSAL_GENERATOR.NAME.
@@ -33,14 +42,19 @@ LEARNS_MASKS = {
     "SSAP": True,
     "SOLO": True,
     "SOLOv2": True,
+    "PanopticAffinity": True,
 }
 
 # Whether a config's model predicts semantic classes beside the instances, by MODEL.META_ARCHITECTURE.
-PREDICTS_SEMANTICS = {"BlendMask": blendmask_config.predicts_semantics, "SSAP": ssap_config.predicts_semantics}
+PREDICTS_SEMANTICS = {
+    "BlendMask": blendmask_config.predicts_semantics,
+    "SSAP": ssap_config.predicts_semantics,
+    "PanopticAffinity": lambda cfg: True,
+}
 
-# The config key and the value of the things among the classes of a numbering which they share with stuff, or None where a
-# config's model has no such numbering, by MODEL.META_ARCHITECTURE.
-JOINT_THINGS = {"SSAP": ssap_config.joint_things}
+# The config key and the value of the things among the classes of a numbering which they share with stuff, or None where
+# a config's model has no such numbering, by MODEL.META_ARCHITECTURE.
+JOINT_THINGS = {"SSAP": ssap_config.joint_things, "PanopticAffinity": panoptic_affinity_config.joint_things}
 
 # The values of INPUT.DATASET_MAPPER_NAME that give what the model learns from, first the one where a config leaves it
 # empty, by MODEL.META_ARCHITECTURE; where absent all, first "default".
@@ -50,6 +64,7 @@ DATASET_MAPPERS = {
     "SSAP": ssap_config.fitting_mappers,
     "SOLO": aggmask_config.fitting_mappers,
     "SOLOv2": aggmask_config.fitting_mappers,
+    "PanopticAffinity": panoptic_affinity_config.fitting_mappers,
 }
 
 # Whether a config's inference needs the annotations too, by MODEL.META_ARCHITECTURE; where absent it never does.

@@ -6,24 +6,17 @@ from typing import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from . import baselines
 from .methods import JOINT_THINGS, NUM_CLASSES_KEYS, PREDICTS_SEMANTICS, PROPOSAL_NUM_CLASSES_KEYS
 
-# As in ``methods``, of Detectron2's own meta-architectures, which baselines are made of; and which have proposals.
-BASELINE_KEYS = {
-    "GeneralizedRCNN": ("MODEL.ROI_HEADS.NUM_CLASSES",),
-    "PanopticFPN": ("MODEL.ROI_HEADS.NUM_CLASSES",),
-    "RetinaNet": ("MODEL.RETINANET.NUM_CLASSES",),
-}
-PROPOSAL_BASELINES = ("GeneralizedRCNN", "PanopticFPN", "ProposalNetwork")
-SEMANTIC_BASELINES = ("PanopticFPN", "SemanticSegmentor")
 SEMANTIC_KEY = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 
 
 def thing_class_counts(cfg: CfgNode) -> dict[str, int]:
     """The config keys that hold the model's number of thing classes, all of them the same number, with their values."""
     name = cfg.MODEL.META_ARCHITECTURE
-    keys = NUM_CLASSES_KEYS[name](cfg) if name in NUM_CLASSES_KEYS else BASELINE_KEYS.get(name, ())
-    if name in PROPOSAL_BASELINES:
+    keys = NUM_CLASSES_KEYS[name](cfg) if name in NUM_CLASSES_KEYS else baselines.NUM_CLASSES_KEYS.get(name, ())
+    if name in baselines.WITH_PROPOSALS:
         keys += PROPOSAL_NUM_CLASSES_KEYS.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME, ())
     return {key: _get(cfg, key) for key in keys}
 
@@ -31,7 +24,7 @@ def thing_class_counts(cfg: CfgNode) -> dict[str, int]:
 def predicts_semantics(cfg: CfgNode) -> bool:
     """Whether the model learns ``MODEL.SEM_SEG_HEAD``'s semantic classes and predicts "sem_seg"."""
     name = cfg.MODEL.META_ARCHITECTURE
-    return PREDICTS_SEMANTICS[name](cfg) if name in PREDICTS_SEMANTICS else name in SEMANTIC_BASELINES
+    return PREDICTS_SEMANTICS[name](cfg) if name in PREDICTS_SEMANTICS else name in baselines.WITH_SEMANTICS
 
 
 def predicts_panoptic(cfg: CfgNode) -> bool:

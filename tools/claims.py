@@ -94,7 +94,28 @@ AGGMASK_ROWS = {
 }
 
 
+# Li, Qi, Torr, CVPR 2020: the full system's figures, of a ResNet-50. Panoptic FPN's is Detectron2's model zoo's.
+AFFINITY_CONFIG = "panoptic_affinity/shapes_small{}.yaml"
+AFFINITY_ROWS = {
+    "panoptic_fpn": Row(
+        "Panoptic FPN",
+        "baselines/shapes_small_panoptic_fpn.yaml",
+        ("SOLVER.MAX_ITER", "1350"),  # as the others
+        "COCO 41.5 (3x)",
+    ),
+    "potentials": Row("potentials alone", AFFINITY_CONFIG.format("_potentials"), (), ""),
+    "affinity": Row("potentials and affinity", AFFINITY_CONFIG.format(""), (), ""),
+    "mask_cues": Row(
+        "potentials with mask cues, and affinity",
+        AFFINITY_CONFIG.format("_masks"),
+        (),
+        "COCO 43.4, Cityscapes 61.4",
+    ),
+}
+
+
 MASK_COLUMNS = {"mask AP": "segm/AP", "mask AP50": "segm/AP50"}
+PANOPTIC_COLUMNS = {name: f"panoptic_seg/{name}" for name in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")}
 
 
 @dataclass(frozen=True)
@@ -119,29 +140,32 @@ CLAIMS = {
     "ssap_cascade": Claim(
         SSAP_ROWS, "paper's AP (Cityscapes val)", MASK_COLUMNS | {"PQ": "panoptic_seg/PQ", "mIoU": "sem_seg/mIoU"}
     ),
+    "panoptic_affinity": Claim(AFFINITY_ROWS, "published PQ (val)", PANOPTIC_COLUMNS),
 }
 
 
-def finished_evaluation(folder: Path) -> dict | None:
+def finished_evaluation(folder: Path, measures: Sequence[str]) -> dict | None:
     """What an evaluation that is nothing else wrote, as ``finished_training``."""
     evaluation = folder / "evaluation.json"
-    return json.loads(evaluation.read_text()) if evaluation.is_file() else None
+    results = json.loads(evaluation.read_text()) if evaluation.is_file() else {}
+    return results if results.keys() >= set(measures) else None
 
 
-def finished_training(folder: Path) -> dict | None:
-    """What a training's last evaluation wrote, by name ("segm/AP", ...), or None before there is one."""
+def finished_training(folder: Path, measures: Sequence[str]) -> dict | None:
+    """What a training's last evaluation wrote, by name, ``measures`` among it; None before there is one."""
     metrics, weights = folder / "metrics.json", folder / "model_final.pth"
     if not (metrics.is_file() and weights.is_file()):
         return None
     drop_partial_line(str(metrics))  # of a run that was killed
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return next((line for line in reversed(lines) if "segm/AP" in line), None)
+    return next((line for line in reversed(lines) if line.keys() >= set(measures)), None)
 
 
-def run_row(folder: Path, config_file: Path, opts: Sequence[str], evaluates: bool) -> dict:
+def run_row(folder: Path, config_file: Path, opts: Sequence[str], measures: Sequence[str], evaluates: bool) -> dict:
     """Train and evaluate in ``folder``, or go on there, unless that is done.
 
     Args:
+        measures: what the evaluation must give, by name ("segm/AP", ...).
         evaluates: only evaluate, weights that ``opts`` name.
 
     Returns:
@@ -160,7 +184,7 @@ def run_row(folder: Path, config_file: Path, opts: Sequence[str], evaluates: boo
                 f"with {' '.join(opts)}. Give another --output, or remove the folder."
             )
         run = earlier
-    if finished(folder) is None:
+    if finished(folder, measures) is None:
         folder.mkdir(parents=True, exist_ok=True)
         _write(record, run)
         start = time.monotonic()
@@ -169,15 +193,15 @@ def run_row(folder: Path, config_file: Path, opts: Sequence[str], evaluates: boo
         finally:
             run["minutes"] += (time.monotonic() - start) / 60
             _write(record, run)
-    results = finished(folder)
+    results = finished(folder, measures)
     if results is None:
-        raise SystemExit(f"{folder} has no mask AP: the run evaluates nothing.")
+        raise SystemExit(f"The run in {folder} has ended without {', '.join(measures)}: its evaluation gives others.")
     return {**results, "minutes": run["minutes"]}
 
 
-def trained_weights(folder: Path, name: str) -> Path:
+def trained_weights(folder: Path, name: str, measures: Sequence[str]) -> Path:
     """The weights of a row's finished training. Raises SystemExit where there are none."""
-    if finished_training(folder) is None:
+    if finished_training(folder, measures) is None:
         raise SystemExit(f"There is no finished training in {folder}: add {name} to --rows, before what evaluates it.")
     return folder / "model_final.pth"
 
@@ -242,16 +266,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_datasets(cfg, cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
     output = args.output or Path("output/claims", args.claim)
     results: dict[str, list[dict]] = {name: [] for name in names}
+    title, measures = next(iter(claim.columns)), list(claim.columns.values())
     # Seed by seed, so that an interrupted command has compared all rows as far as it came.
     for seed in args.seeds:
         for name, row in zip(names, rows):
             opts = [*row.opts, *args.opts, "SEED", str(seed)]
             if row.trained_as:
-                opts += ["MODEL.WEIGHTS", str(trained_weights(output / f"{row.trained_as}_seed{seed}", row.trained_as))]
+                weights = trained_weights(output / f"{row.trained_as}_seed{seed}", row.trained_as, measures)
+                opts += ["MODEL.WEIGHTS", str(weights)]
             folder = output / f"{name}_seed{seed}"
-            run = run_row(folder, configs_dir() / row.config, opts, evaluates=bool(row.trained_as))
+            run = run_row(folder, configs_dir() / row.config, opts, measures, evaluates=bool(row.trained_as))
             results[name].append(run)
-            print(f"{name}, seed {seed}: mask AP {run['segm/AP']:.1f}, {run['minutes']:.1f} min", file=sys.stderr)
+            print(f"{name}, seed {seed}: {title} {run[measures[0]]:.1f}, {run['minutes']:.1f} min", file=sys.stderr)
     print(f"\n{conditions([row.title for row in rows], cfgs)}; seeds {args.seeds}\n")
     print(table(claim, results))
 

@@ -44,9 +44,8 @@ def probe(config_file: str, opts: list[str], folder: Path, checkpoint: str | Non
         model.eval()
         batches = iter(Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]))
         with torch.no_grad():
-            predictions = [model(next(batches))[0]["instances"].get_fields() for _ in range(NUM_PREDICTED)]
-        tensors = [{k: getattr(v, "tensor", v).float().numpy() for k, v in p.items()} for p in predictions]
-        return {"keys": [*problems.missing_keys, *problems.unexpected_keys], "predictions": tensors}
+            predictions = [arrays(model(next(batches))[0]) for _ in range(NUM_PREDICTED)]
+        return {"keys": [*problems.missing_keys, *problems.unexpected_keys], "predictions": predictions}
     batch = next(iter(Trainer.build_train_loader(cfg)))
     DetectionCheckpointer(model, str(folder)).load(cfg.MODEL.WEIGHTS)
     DetectionCheckpointer(model, str(folder)).save("model")
@@ -58,6 +57,16 @@ def probe(config_file: str, opts: list[str], folder: Path, checkpoint: str | Non
         "batch": [{k: v.numpy() for k, v in x.items() if isinstance(v, torch.Tensor)} for x in batch],
         "losses": {k: v.item() for k, v in losses.items()},
     }
+
+
+def arrays(prediction: dict) -> dict:
+    """What a model predicts of an image, by name: its instances' fields, its semantics and its panoptic segments."""
+    found = {name: getattr(value, "tensor", value) for name, value in prediction["instances"].get_fields().items()}
+    if "sem_seg" in prediction:
+        found["sem_seg"] = prediction["sem_seg"]
+    if "panoptic_seg" in prediction:
+        found["panoptic_seg"] = prediction["panoptic_seg"][0]
+    return {name: value.float().numpy() for name, value in found.items()}
 
 
 def run_probe(python: str, folder: Path, arguments: list[str]) -> dict:

@@ -11,6 +11,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
+from .. import baselines
 from ..methods import DATASET_MAPPERS, LEARNS_MASKS, NEEDS_GROUND_TRUTH, PREDICTS_SEMANTICS
 from .instance_mapper import InstanceDatasetMapper
 from .label_maps import label_maps
@@ -122,12 +123,14 @@ def mapper_name(cfg) -> str:
 
     Raises ValueError for one that does not give what the model learns from.
     """
-    fitting = DATASET_MAPPERS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: tuple(MAPPERS))(cfg)
+    model = cfg.MODEL.META_ARCHITECTURE
+    of_baseline = baselines.DATASET_MAPPERS.get(model, tuple(MAPPERS))
+    fitting = DATASET_MAPPERS[model](cfg) if model in DATASET_MAPPERS else of_baseline
     name = cfg.INPUT.DATASET_MAPPER_NAME or fitting[0]
     if name not in fitting:
         raise ValueError(
-            f"INPUT.DATASET_MAPPER_NAME is {name!r}, but {cfg.MODEL.META_ARCHITECTURE} as it is configured learns "
-            f"from what {' or '.join(map(repr, fitting))} gives. Leave it empty, which chooses {fitting[0]!r}."
+            f"INPUT.DATASET_MAPPER_NAME is {name!r}, but {model} as it is configured learns from what "
+            f"{' or '.join(map(repr, fitting))} gives. Leave it empty, which chooses {fitting[0]!r}."
         )
     return name
 

@@ -23,7 +23,7 @@ def load_training_data(cfg):
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     names = ", ".join(cfg.DATASETS.TRAIN)
     if isinstance(records, list) and predicts_semantics(cfg):
-        _check_semantic_labels(records, names)
+        _check_semantic_labels(records, names, mapper_name(cfg) == "panoptic")
     if not isinstance(records, list) or not any("annotations" in record for record in records):
         return records
     _check_classes(cfg, records, names)
@@ -34,14 +34,16 @@ def load_training_data(cfg):
     return _with_objects(records, names) if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records
 
 
-def _check_semantic_labels(records: list[dict], names: str) -> None:
-    """Raise where an image has no semantic labels."""
+def _check_semantic_labels(records: list[dict], names: str, panoptic: bool) -> None:
+    """Raise where an image has no semantic labels: of stuff, or with ``panoptic`` in one picture with the objects."""
+    key, example = "sem_seg_file_name", "with instances and labels, such as coco_2017_train_panoptic_separated"
+    if panoptic:
+        key, example = "pan_seg_file_name", "of things and stuff in one picture, such as coco_2017_train_panoptic"
     for record in records:
-        if "sem_seg_file_name" not in record:
+        if key not in record:
             raise ValueError(
-                f"{names} has no semantic labels for {record['file_name']}, which the model's semantic branch learns "
-                "from. Train on a panoptic dataset with instances and labels, such as "
-                "coco_2017_train_panoptic_separated, or choose a config without that branch."
+                f"{names} has no semantic labels ({key!r}) for {record['file_name']}, which the model's semantic "
+                f"branch learns from. Train on a panoptic dataset {example}, or choose a config without that branch."
             )
 
 

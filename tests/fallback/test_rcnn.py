@@ -1,24 +1,18 @@
 """Fast R-CNN's and Mask R-CNN's heads, and the whole model."""
 
 import math
-import pickle
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
-    BACKBONE_REGISTRY,
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
-    Backbone,
     FastRCNNOutputLayers,
     build_model,
     build_roi_heads,
@@ -35,7 +29,8 @@ from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference, mask_rc
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
-from projects.config import configs_dir, setup_cfg
+from tests.fallback.model_zoo_files import check_complete_loading, mask_rcnn_names
+from tests.fallback.small_rcnn import config, image_with_objects
 from tests.fallback.test_proposals import random_boxes, suppress
 
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
@@ -265,43 +260,6 @@ class TestMaskHead:
         assert torch.equal(instances[2].pred_masks[:, 0], logits[[1, 2], [0, 2]].sigmoid())
 
 
-@BACKBONE_REGISTRY.register()
-class ThinPyramid(Backbone):
-    """p2, p3 and p4 of 16 channels by strided convolutions."""
-
-    def __init__(self, cfg, input_shape):
-        super().__init__()
-        self._out_features = ["p2", "p3", "p4"]
-        self._out_feature_strides = {"p2": 4, "p3": 8, "p4": 16}
-        self._out_feature_channels = dict.fromkeys(self._out_features, 16)
-        self.stem = self.block(3)
-        self.stages = nn.ModuleList(self.block(16) for _ in self._out_features)
-
-    def block(self, in_channels):
-        return nn.Sequential(nn.Conv2d(in_channels, 16, 3, 2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-
-    def forward(self, x):
-        x, features = self.stem(x), {}
-        for name, stage in zip(self._out_features, self.stages):
-            features[name] = x = stage(x)
-        return features
-
-    @property
-    def size_divisibility(self):
-        return 16
-
-
-def config(*pairs):
-    """The demo's Mask R-CNN on a backbone that takes no time."""
-    cfg = setup_cfg(
-        str(configs_dir() / "baselines/shapes_small_mask_rcnn.yaml"),
-        ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "ThinPyramid", "MODEL.ROI_BOX_HEAD.FC_DIM", 32,
-         "MODEL.ROI_MASK_HEAD.CONV_DIM", 16],
-    )  # fmt: skip
-    cfg.merge_from_list(pairs)
-    return cfg
-
-
 class TestSampling:
     def heads(self, *pairs):
         shapes = {f"p{k}": ShapeSpec(channels=16, stride=2**k) for k in (2, 3, 4)}
@@ -356,20 +314,6 @@ class TestSampling:
     def test_heads_are_registered_under_their_names(self):
         assert isinstance(self.heads(), StandardROIHeads) and "StandardROIHeads" in ROI_HEADS_REGISTRY
         assert "FastRCNNConvFCHead" in ROI_BOX_HEAD_REGISTRY and "MaskRCNNConvUpsampleHead" in ROI_MASK_HEAD_REGISTRY
-
-
-def image_with_objects(num_objects=2, height=64, width=80):
-    """Bright rectangles on noise."""
-    image = torch.rand(3, height, width) * 60
-    masks = torch.zeros(num_objects, height, width, dtype=torch.bool)
-    for k in range(num_objects):
-        masks[k, 8 + 4 * k : 36 + 4 * k, 4 + 36 * k : 32 + 36 * k] = True
-        image[k, masks[k]] += 150
-    instances = Instances(
-        (height, width), gt_boxes=BitMasks(masks).get_bounding_boxes(), gt_classes=torch.arange(num_objects),
-        gt_masks=BitMasks(masks),
-    )  # fmt: skip
-    return {"image": image, "instances": instances, "height": height, "width": width}
 
 
 class TestMaskRCNN:
@@ -481,65 +425,5 @@ class TestMaskRCNN:
         assert proposals.proposal_boxes.tensor[:, [0, 2]].max() <= 40 and proposals.image_size == (32, 40)
 
 
-def model_zoo_names():
-    """Names and shapes of Mask R-CNN R-50-FPN's weights in Detectron2's model zoo, for 80 classes."""
-    shapes = {}
-
-    def conv(name, out_channels, in_channels, size, norm=False):
-        shapes[f"{name}.weight"] = (out_channels, in_channels, size, size)
-        for key in ("weight", "bias", "running_mean", "running_var") if norm else ():
-            shapes[f"{name}.norm.{key}"] = (out_channels,)
-        if not norm:
-            shapes[f"{name}.bias"] = (out_channels,)
-
-    body = "backbone.bottom_up"
-    conv(f"{body}.stem.conv1", 64, 3, 7, norm=True)
-    in_channels = 64
-    for stage, (blocks, inner) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], 2):
-        for block in range(blocks):
-            name = f"{body}.res{stage}.{block}"
-            if block == 0:
-                conv(f"{name}.shortcut", inner * 4, in_channels, 1, norm=True)
-            conv(f"{name}.conv1", inner, in_channels, 1, norm=True)
-            conv(f"{name}.conv2", inner, inner, 3, norm=True)
-            conv(f"{name}.conv3", inner * 4, inner, 1, norm=True)
-            in_channels = inner * 4
-        conv(f"backbone.fpn_lateral{stage}", 256, in_channels, 1)
-        conv(f"backbone.fpn_output{stage}", 256, 256, 3)
-    rpn, heads = "proposal_generator.rpn_head", "roi_heads"
-    conv(f"{rpn}.conv", 256, 256, 3)
-    conv(f"{rpn}.objectness_logits", 3, 256, 1)
-    conv(f"{rpn}.anchor_deltas", 12, 256, 1)
-    for name, out_size, in_size in (
-        ("box_head.fc1", 1024, 256 * 7 * 7), ("box_head.fc2", 1024, 1024),
-        ("box_predictor.cls_score", 81, 1024), ("box_predictor.bbox_pred", 320, 1024),
-    ):  # fmt: skip
-        shapes |= {f"{heads}.{name}.weight": (out_size, in_size), f"{heads}.{name}.bias": (out_size,)}
-    for number in range(1, 5):
-        conv(f"{heads}.mask_head.mask_fcn{number}", 256, 256, 3)
-    shapes |= {f"{heads}.mask_head.deconv.weight": (256, 256, 2, 2), f"{heads}.mask_head.deconv.bias": (256,)}
-    conv(f"{heads}.mask_head.predictor", 80, 256, 1)
-    # Those files have the anchors too, which models no longer save, and not the pixels' mean and deviation.
-    return shapes | {f"proposal_generator.anchor_generator.cell_anchors.{level}": (3, 4) for level in range(5)}
-
-
 def test_files_of_the_model_zoo_load_completely(tmp_path):
-    generator = np.random.default_rng(0)
-    weights = {name: generator.random(shape, dtype=np.float32) for name, shape in model_zoo_names().items()}
-    path = tmp_path / "model_final_f10217.pkl"
-    path.write_bytes(pickle.dumps({"model": weights, "__author__": "Detectron2 Model Zoo"}))
-
-    cfg = get_cfg()
-    cfg.merge_from_file(str(configs_dir() / "baselines/mask_rcnn_R_50_FPN_3x.yaml"))
-    cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
-    pixel_mean = model.pixel_mean.clone()
-    checkpointer = DetectionCheckpointer(model)
-    reports = []
-    load_model = checkpointer._load_model
-    checkpointer._load_model = lambda checkpoint: reports.append(load_model(checkpoint)) or reports[-1]
-    checkpointer.load(str(path))
-    assert reports[0].missing_keys == reports[0].unexpected_keys == reports[0].incorrect_shapes == []
-    for name, weight in model.state_dict().items():
-        assert np.array_equal(weight, weights[name]), name
-    assert torch.equal(model.pixel_mean, pixel_mean)
+    check_complete_loading("mask_rcnn_R_50_FPN_3x", mask_rcnn_names(), tmp_path / "model_final_f10217.pkl")

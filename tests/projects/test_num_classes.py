@@ -62,7 +62,7 @@ def own_data(tmp_path):
 
 @pytest.mark.parametrize("name", KEYS)
 def test_all_keys_of_a_model_follow_a_users_dataset(own_data, name):
-    opts = ["MODEL.META_ARCHITECTURE", name, "MODEL.BASIS_MODULE.LOSS_ON", True]
+    opts = ["MODEL.META_ARCHITECTURE", name, "MODEL.BASIS_MODULE.LOSS_ON", True, "MODEL.MASK_ON", True]
     cfg = setup_cfg(opts=opts, datasets=[own_data("masks")])
     assert thing_class_counts(cfg) == dict.fromkeys(KEYS[name], 3)
     check_datasets(cfg, ["masks"])
@@ -137,6 +137,25 @@ def test_which_models_put_things_and_stuff_together(options, expected):
     assert predicts_panoptic(setup_cfg(opts=options)) == expected
 
 
+PANOPTIC_FPN = ["MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.MASK_ON", True]
+
+
+def test_things_and_stuff_of_panoptic_fpn_must_fit(register):
+    classes = {"thing_classes": ["a", "b"], "stuff_classes": ["things", "sky", "sea"]}
+    register("made", evaluator_type="coco_panoptic_seg", **classes)
+    things, stuff = ["MODEL.ROI_HEADS.NUM_CLASSES", 2], ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3]
+    check_datasets(setup_cfg(opts=[*PANOPTIC_FPN, *things, *stuff]), ["made"])
+    with pytest.raises(ValueError, match="MODEL.ROI_HEADS.NUM_CLASSES is 80, but dataset 'made' has 2 thing classes"):
+        check_datasets(setup_cfg(opts=PANOPTIC_FPN + stuff), ["made"])
+    with pytest.raises(ValueError, match="MODEL.SEM_SEG_HEAD.NUM_CLASSES is 54, but dataset 'made' has 3 stuff"):
+        check_datasets(setup_cfg(opts=PANOPTIC_FPN + things), ["made"])
+
+
+def test_panoptic_fpn_needs_masks():
+    with pytest.raises(ValueError, match="MODEL.MASK_ON is False, but PanopticFPN .*: set it to True"):
+        check_datasets(setup_cfg(opts=[*PANOPTIC_FPN, "MODEL.MASK_ON", False]), [])
+
+
 @pytest.mark.parametrize("kind", ["sem_seg", "coco_panoptic_seg"])
 def test_semantic_classes_must_fit_a_semantic_branch(register, kind):
     things = {"thing_classes": [str(k) for k in range(80)]} if kind == "coco_panoptic_seg" else {}
@@ -148,9 +167,9 @@ def test_semantic_classes_must_fit_a_semantic_branch(register, kind):
         check_datasets(setup_cfg(opts=with_branch), ["made"])
 
 
-def test_a_semantic_branch_needs_semantic_labels(own_data):
-    opts = [*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True]
-    with pytest.raises(ValueError, match="masks has no semantic labels for .*1.png.*_panoptic_separated"):
+@pytest.mark.parametrize("opts", [[*BLENDMASK, "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True], PANOPTIC_FPN])
+def test_a_semantic_branch_needs_semantic_labels(own_data, opts):
+    with pytest.raises(ValueError, match="masks has no semantic labels .* for .*1.png.*_panoptic_separated"):
         load_training_data(setup_cfg(opts=opts, datasets=[own_data("masks")]))
 
 

@@ -41,6 +41,22 @@ def test_unsure_objects_are_left_out():
     assert not (drawn != 128).any(axis=2)[35:55, 80:95].any()
 
 
+def test_panoptic_segments_are_drawn_rather_than_instances():
+    metadata = Metadata(name="a thing and stuff", thing_classes=["disc"], stuff_classes=["things", "sky"],
+                        stuff_colors=[(9, 9, 9), (0, 0, 255)])  # fmt: skip
+    segments = torch.zeros(80, 120, dtype=torch.int32)
+    segments[:, 80:], segments[20:60, 10:50] = 1, 2
+    info = [
+        {"id": 1, "isthing": False, "category_id": 1, "area": 3200},
+        {"id": 2, "isthing": True, "category_id": 0, "score": 0.9, "instance_id": 0},
+    ]
+    drawn = draw_prediction(GRAY, prediction([0.9, 0.8]) | {"panoptic_seg": (segments, info)}, metadata)
+    changed = (drawn != 128).any(axis=2)
+    assert changed[25:55, 15:45].mean() > 0.9 and not changed[50:58, 62:76].any()  # of the second instance
+    stuff = drawn[2:30, 90:118].astype(int)
+    assert (stuff[..., 2] > stuff[..., 0]).mean() > 0.9
+
+
 def test_ground_truth_and_scale():
     record = {
         "annotations": [

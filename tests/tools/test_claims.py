@@ -135,6 +135,37 @@ def test_one_training_is_evaluated_in_several_ways(run_script, run_here, tmp_pat
     assert "no finished training in" in message and "add joint to --rows" in message
 
 
+def test_a_training_is_finished_when_it_has_what_the_claim_compares(tmp_path):
+    def log(*lines):
+        (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return claims.finished_training(tmp_path, ["panoptic_seg/PQ", "panoptic_seg/SQ"])
+
+    first, last = ({"panoptic_seg/PQ": quality, "panoptic_seg/SQ": 80.0} for quality in (30.0, 31.0))
+    assert log(first) is None  # there are no weights yet
+    (tmp_path / "model_final.pth").touch()
+    assert log(first, last, {"total_loss": 1.0}) == last
+    assert log({"segm/AP": 20.0}) is None and log({"panoptic_seg/PQ": 30.0}) is None
+
+
+def test_a_model_without_masks_has_a_table_too(run_here, tmp_path, monkeypatch):
+    train, test = (f"('small_{split}_panoptic_separated',)" for split in ("train", "val"))
+    opts = ["DATASETS.TRAIN", train, "DATASETS.TEST", test]
+    folder = tmp_path / "panoptic_fpn_seed1"
+    folder.mkdir()
+    (folder / "model_final.pth").touch()
+    row = claims.CLAIMS["panoptic_affinity"].rows["panoptic_fpn"]
+    run = {"config": "shapes_small_panoptic_fpn.yaml", "opts": [*row.opts, *opts, "SEED", "1"], "minutes": 7.25}
+    (folder / "run.json").write_text(json.dumps(run))
+    found = {"PQ": 41.25, "SQ": 80.0, "RQ": 50.0, "PQ_th": 30.0, "PQ_st": 52.5, "SQ_th": 70.0}
+    results = {f"panoptic_seg/{name}": quality for name, quality in found.items()}
+    (folder / "metrics.json").write_text(json.dumps(results) + "\n")
+    monkeypatch.setattr(claims, "_train_net", lambda *arguments: pytest.fail("it is finished"))
+    arguments = ["--output", tmp_path, "--seeds", 1, "--rows", "panoptic_fpn", "--opts", *opts]
+    printed, log = run_here("panoptic_affinity", *arguments)
+    assert rows_of(printed) == {"Panoptic FPN": ["COCO 41.5 (3x)", "41.2", "80.0", "50.0", "30.0", "52.5", "7.2"]}
+    assert "panoptic_fpn, seed 1: PQ 41.2, 7.2 min" in log
+
+
 def test_both_sides_of_a_comparison_have_the_same_data_backbone_and_schedule():
     from projects.config import configs_dir, setup_cfg
 
@@ -145,3 +176,21 @@ def test_both_sides_of_a_comparison_have_the_same_data_backbone_and_schedule():
     assert one.MODEL.PIXEL_MEAN == other.MODEL.PIXEL_MEAN and one.MODEL.PIXEL_STD == other.MODEL.PIXEL_STD
     assert one.INPUT == other.INPUT
     assert one.MODEL.RESNETS == other.MODEL.RESNETS and one.MODEL.FPN == other.MODEL.FPN
+
+
+def test_panoptic_models_differ_in_what_the_claim_is_about_alone():
+    from detectron2.data import MetadataCatalog
+
+    from projects.config import configs_dir, setup_cfg
+
+    rows = claims.CLAIMS["panoptic_affinity"].rows.values()
+    baseline, *others = (setup_cfg(str(configs_dir() / row.config), row.opts) for row in rows)
+    for cfg in others:
+        assert cfg.MODEL.META_ARCHITECTURE != baseline.MODEL.META_ARCHITECTURE
+        assert cfg.SOLVER == baseline.SOLVER and cfg.MODEL.WEIGHTS == baseline.MODEL.WEIGHTS
+        for part in "PIXEL_MEAN PIXEL_STD BACKBONE RESNETS FPN ANCHOR_GENERATOR RPN ROI_BOX_HEAD".split():
+            assert cfg.MODEL[part] == baseline.MODEL[part], part
+        # Their numberings of the classes differ, not the truth.
+        for names in (cfg.DATASETS.TRAIN + baseline.DATASETS.TRAIN, cfg.DATASETS.TEST + baseline.DATASETS.TEST):
+            one, other = map(MetadataCatalog.get, names)
+            assert one.panoptic_json == other.panoptic_json and one.image_root == other.image_root

@@ -175,6 +175,8 @@ def test_a_config_of_blendmask_alone_has_the_mappers_keys(image_file):
         (["MODEL.META_ARCHITECTURE", "BlendMask", "MODEL.BASIS_MODULE.LOSS_ON", False], "instance"),
         (["MODEL.META_ARCHITECTURE", "OneStageDetector"], "instance"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "default"),
+        (["MODEL.META_ARCHITECTURE", "PanopticFPN"], "default"),
+        (["MODEL.META_ARCHITECTURE", "PanopticFPN", "INPUT.DATASET_MAPPER_NAME", "instance"], "instance"),
         (["MODEL.META_ARCHITECTURE", "BlendMask", "INPUT.DATASET_MAPPER_NAME", "default"], "default"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "INPUT.DATASET_MAPPER_NAME", "label_map"], "label_map"),
     ],
@@ -191,6 +193,7 @@ def test_the_meta_architecture_chooses_unless_the_config_does(options, expected)
         ("BlendMask", True, "label_map", "'thing_semantic'"),
         ("BlendMask", False, "label_map", "'instance' or 'default' or 'thing_semantic'"),
         ("OneStageDetector", False, "thing_semantic", "'instance' or 'default'"),
+        ("PanopticFPN", False, "panoptic", "'default' or 'instance' or 'thing_semantic'"),
     ],
 )
 def test_a_mapper_that_does_not_fit_is_refused_before_any_work(architecture, loss_on, name, right):

@@ -8,7 +8,7 @@ from .backbone import (
     build_backbone, build_resnet_backbone, make_stage,
 )  # fmt: skip
 from .meta_arch import (
-    META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, GeneralizedRCNN, ProposalNetwork,
+    META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, GeneralizedRCNN, PanopticFPN, ProposalNetwork, SemanticSegmentor,
     build_model, build_sem_seg_head,
 )  # fmt: skip
 from .postprocessing import detector_postprocess
@@ -25,8 +25,8 @@ from .roi_heads import (
 __getattr__ = missing_names(
     __name__,
     """
-    BaseKeypointRCNNHead DatasetMapperTTA FCOS GeneralizedRCNNWithTTA MMDetBackbone MMDetDetector MViT PanopticFPN
-    ROI_KEYPOINT_HEAD_REGISTRY RetinaNet SemanticSegmentor SimpleFeaturePyramid SwinTransformer ViT
+    BaseKeypointRCNNHead DatasetMapperTTA FCOS GeneralizedRCNNWithTTA MMDetBackbone MMDetDetector MViT
+    ROI_KEYPOINT_HEAD_REGISTRY RetinaNet SimpleFeaturePyramid SwinTransformer ViT
     build_keypoint_head get_vit_lr_decay_rate
 
     mmdet_wrapper test_time_augmentation

@@ -1,7 +1,6 @@
 """Detectors that propose regions first: Ren et al., "Faster R-CNN", 2015; He et al., "Mask R-CNN", 2017."""
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from detectron2.config import configurable
@@ -9,44 +8,27 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 
-from ..backbone import Backbone, build_backbone
+from ..backbone import Backbone
 from ..postprocessing import detector_postprocess
 from ..proposal_generator import build_proposal_generator
 from ..roi_heads import build_roi_heads
 from .build import META_ARCH_REGISTRY
+from .image_model import ImageModel, output_sizes
 
 __all__ = ["GeneralizedRCNN", "ProposalNetwork"]
 
 
-class _RegionModel(nn.Module):
-    """What the models below have in common: backbone, proposal generator, images' normalization."""
+class _RegionModel(ImageModel):
+    """What the models below have in common."""
 
-    def __init__(self, *, backbone, proposal_generator, pixel_mean, pixel_std):
-        super().__init__()
-        assert len(pixel_mean) == len(pixel_std), f"{len(pixel_mean)} means for {len(pixel_std)} deviations"
-        self.backbone = backbone
+    def __init__(self, *, proposal_generator, **kwargs):
+        super().__init__(**kwargs)
         self.proposal_generator = proposal_generator
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg):
-        normalization = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
-        backbone = build_backbone(cfg)
-        proposal_generator = build_proposal_generator(cfg, backbone.output_shape())
-        return {"backbone": backbone, "proposal_generator": proposal_generator} | normalization
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.pixel_mean.device
-
-    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """The images [3, H, W], normalized and padded to a batch."""
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        return ImageList.from_tensors(
-            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
-        )
+        parts = super().from_config(cfg)
+        return parts | {"proposal_generator": build_proposal_generator(cfg, parts["backbone"].output_shape())}
 
     def _ground_truth(self, batched_inputs: list[dict]) -> list[Instances] | None:
         if "instances" not in batched_inputs[0]:
@@ -54,14 +36,11 @@ class _RegionModel(nn.Module):
         return [x["instances"].to(self.device) for x in batched_inputs]
 
 
-def _to_output_size(
+def to_output_size(
     results: list[Instances], batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
 ) -> list[Instances]:
-    """The results at the height and width that the inputs ask for, the image's own where they don't."""
-    sizes = [
-        (x.get("height", height), x.get("width", width))
-        for x, (height, width) in zip(batched_inputs, image_sizes)
-    ]
+    """The results at the height and width that the inputs ask for."""
+    sizes = output_sizes(batched_inputs, image_sizes)
     return [detector_postprocess(result, *size) for result, size in zip(results, sizes)]
 
 
@@ -124,13 +103,11 @@ class GeneralizedRCNN(_RegionModel):
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        ground_truth = self._ground_truth(batched_inputs)
         features = self.backbone(images.tensor)
-        proposals, proposal_losses = self._propose(batched_inputs, images, features, ground_truth)
-        _, losses = self.roi_heads(images, features, proposals, ground_truth)
+        proposals, losses = self._learn(batched_inputs, images, features)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, proposals)
-        return losses | proposal_losses
+        return losses
 
     def inference(
         self,
@@ -154,6 +131,13 @@ class GeneralizedRCNN(_RegionModel):
             results = self.roi_heads.forward_with_given_boxes(features, given)
         return self._postprocess(results, batched_inputs, images.image_sizes) if do_postprocess else results
 
+    def _learn(self, batched_inputs, images, features):
+        """Proposals, and the losses of all that looks at regions."""
+        ground_truth = self._ground_truth(batched_inputs)
+        proposals, proposal_losses = self._propose(batched_inputs, images, features, ground_truth)
+        _, losses = self.roi_heads(images, features, proposals, ground_truth)
+        return proposals, losses | proposal_losses
+
     def _propose(self, batched_inputs, images, features, ground_truth=None):
         """Proposals, and in training their losses."""
         if self.proposal_generator is not None:
@@ -163,7 +147,7 @@ class GeneralizedRCNN(_RegionModel):
 
     @staticmethod
     def _postprocess(instances, batched_inputs, image_sizes) -> list[dict]:
-        return [{"instances": result} for result in _to_output_size(instances, batched_inputs, image_sizes)]
+        return [{"instances": result} for result in to_output_size(instances, batched_inputs, image_sizes)]
 
     def visualize_training(self, batched_inputs: list[dict], proposals: list[Instances]) -> None:
         """Put the first image with its ground truth, and with its 20 best proposals, into the event storage."""
@@ -202,4 +186,4 @@ class ProposalNetwork(_RegionModel):
         proposals, losses = self.proposal_generator(images, features, self._ground_truth(batched_inputs))
         if self.training:
             return losses
-        return [{"proposals": x} for x in _to_output_size(proposals, batched_inputs, images.image_sizes)]
+        return [{"proposals": x} for x in to_output_size(proposals, batched_inputs, images.image_sizes)]

@@ -1,4 +1,4 @@
-"""Kirillov et al., "Panoptic Feature Pyramid Networks", 2019: the semantic branch (section 3.1, figure 3)."""
+"""Pixels labelled; Kirillov et al., "Panoptic Feature Pyramid Networks", 2019: the semantic branch (section 3.1)."""
 
 from typing import Callable, Dict, Optional, Tuple, Union
 
@@ -7,10 +7,16 @@ from fvcore.nn import weight_init
 from torch import nn
 from torch.nn import functional as F
 
-from detectron2._missing import missing_names
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.utils.registry import Registry
+
+from ..backbone import Backbone
+from ..postprocessing import sem_seg_postprocess
+from .build import META_ARCH_REGISTRY
+from .image_model import ImageModel, output_sizes
+
+__all__ = ["SEM_SEG_HEADS_REGISTRY", "SemSegFPNHead", "SemanticSegmentor", "build_sem_seg_head"]
 
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
 SEM_SEG_HEADS_REGISTRY.__doc__ = "Heads that label pixels: called with the config and the input shapes."
@@ -108,4 +114,53 @@ def _conv(in_channels: int, out_channels: int, norm) -> Conv2d:
     return conv
 
 
-__getattr__ = missing_names(__name__, "SemanticSegmentor")
+@META_ARCH_REGISTRY.register()
+class SemanticSegmentor(ImageModel):
+    """Backbone and semantic head."""
+
+    @configurable
+    def __init__(
+        self, *, backbone: Backbone, sem_seg_head: nn.Module, pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+    ):  # fmt: skip
+        """See GeneralizedRCNN; sem_seg_head: features and labels to logits and losses, as SemSegFPNHead."""
+        super().__init__(backbone=backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        self.sem_seg_head = sem_seg_head
+
+    @classmethod
+    def from_config(cls, cfg):
+        parts = super().from_config(cfg)
+        return parts | {"sem_seg_head": build_sem_seg_head(cfg, parts["backbone"].output_shape())}
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: a dict for each image with "image" as for GeneralizedRCNN; in training "sem_seg", classes
+                int64 [H, W]; in inference optionally the output's height and width.
+
+        Returns:
+            in training the losses by name; else for each image {"sem_seg": logits [classes, height, width]}.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        if self.training:
+            return self.sem_seg_head(features, semantic_labels(self, batched_inputs))[1]
+        logits, _ = self.sem_seg_head(features)
+        return [{"sem_seg": x} for x in to_output_size(logits, batched_inputs, images.image_sizes)]
+
+
+def semantic_labels(model: ImageModel, batched_inputs: list[dict]) -> torch.Tensor:
+    """The labels "sem_seg" of a batch, padded as its images are, int64 [N, H, W]; the padding is ignored."""
+    assert all("sem_seg" in x for x in batched_inputs), (
+        "a semantic head learns from 'sem_seg', which not all inputs have: train on a dataset with semantic labels"
+    )
+    labels = [x["sem_seg"].to(model.device) for x in batched_inputs]
+    return model.batch(labels, model.sem_seg_head.ignore_value).tensor
+
+
+def to_output_size(
+    logits: torch.Tensor, batched_inputs: list[dict], image_sizes: list[tuple[int, int]]
+) -> list[torch.Tensor]:
+    """Each image's logits [classes, height, width] at the height and width that the inputs ask for."""
+    sizes = output_sizes(batched_inputs, image_sizes)
+    return [sem_seg_postprocess(x, image, *size) for x, image, size in zip(logits, image_sizes, sizes)]
