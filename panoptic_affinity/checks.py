@@ -24,6 +24,12 @@ def check_config(cfg) -> None:
             f"MODEL.PANOPTIC_AFFINITY.TRAIN_DETECTIONS is {method.TRAIN_DETECTIONS!r}; it must be one of "
             f"{', '.join(TRAIN_DETECTIONS)}."
         )
+    if method.MAX_TRAIN_DETECTIONS < 0:
+        raise ValueError(
+            f"MODEL.PANOPTIC_AFFINITY.MAX_TRAIN_DETECTIONS is {method.MAX_TRAIN_DETECTIONS}; it must be 0 or more."
+        )
+    if not 0 <= method.THING_SHARE <= 1:
+        raise ValueError(f"MODEL.PANOPTIC_AFFINITY.THING_SHARE is {method.THING_SHARE}; it must be in [0, 1].")
     if not 0 < method.MATCH_IOU <= 1:
         raise ValueError(f"MODEL.PANOPTIC_AFFINITY.MATCH_IOU is {method.MATCH_IOU}; it must be in (0, 1].")
     if not 0 < method.AFFINITY.OWN_SHARE < 1:
@@ -63,6 +69,22 @@ def _check_classes(cfg) -> None:
         )
 
 
+def check_features(cfg, shapes: dict[str, ShapeSpec]) -> None:
+    """Raise where the semantic head can't be fed with the backbone's features."""
+    head = cfg.MODEL.SEM_SEG_HEAD
+    missing = [name for name in head.IN_FEATURES if name not in shapes]
+    if missing:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {', '.join(missing)}; the backbone has {', '.join(shapes)}."
+        )
+    finer = [name for name in head.IN_FEATURES if shapes[name].stride < head.COMMON_STRIDE]
+    if finer:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {', '.join(finer)}, finer than COMMON_STRIDE {head.COMMON_STRIDE}: "
+            "leave it out, or lower COMMON_STRIDE."
+        )
+
+
 def affinity_features(cfg, shapes: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
     """The semantic head's features that the affinity head is fed with, those of its stride and coarser.
 
@@ -80,11 +102,16 @@ def affinity_features(cfg, shapes: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]
     return {name: shapes[name] for name in names if shapes[name].stride >= stride}
 
 
-def check_semantic_head(head: nn.Module) -> None:
-    """Raise ValueError for a semantic head that does not give its logits in training."""
-    missing = [name for name in ("layers", "losses", "common_stride") if not hasattr(head, name)]
-    if missing:
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NAME {type(head).__name__} has no {', '.join(missing)}, by which the potentials are "
-            "trained: set it to SemSegFPNHead or a head derived from it."
-        )
+def check_heads(semantic_head: nn.Module, roi_heads: nn.Module) -> None:
+    """Raise ValueError for a semantic head that does not give its logits in training, and for ROI heads whose boxes
+    can't be predicted without their masks."""
+    for key, head, needed, known in (
+        ("SEM_SEG_HEAD", semantic_head, ("layers", "losses", "common_stride"), "SemSegFPNHead"),
+        ("ROI_HEADS", roi_heads, ("_forward_box", "forward_with_given_boxes"), "StandardROIHeads"),
+    ):
+        missing = [name for name in needed if not hasattr(head, name)]
+        if missing:
+            raise ValueError(
+                f"MODEL.{key}.NAME {type(head).__name__} has no {', '.join(missing)}, by which the potentials are "
+                f"trained: set it to {known} or a head derived from it."
+            )

@@ -9,6 +9,9 @@ def add_panoptic_affinity_config(cfg: CN) -> None:
     # The things among the MODEL.SEM_SEG_HEAD.NUM_CLASSES classes, which things and stuff share; the detector's classes,
     # MODEL.ROI_HEADS.NUM_CLASSES of them, are these in this order.
     method.THING_CLASSES = []
+    # What of a detection's semantic evidence is that for any thing, the rest being that for its class, [0, 1]. Above 0
+    # where the semantic head can't be expected to know the classes.
+    method.THING_SHARE = 0.0
     # Whether a detection's potential has a mask term beside the box term; it needs MODEL.MASK_ON.
     method.MASK_CUES = False
 

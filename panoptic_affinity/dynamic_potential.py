@@ -19,21 +19,27 @@ LEAST_SIDE = 1e-3  # of a box in pixels, so that a mask can be stretched to it
 class DynamicPotential(nn.Module):
     """Semantic logits and detections to potentials in [0, 1].
 
-    A class of stuff has its probability. Detection k of class c and score s has s · P(c) inside its box, which is the
-    box term, or with masks s · (P(c) + M) / 2, with its mask probability M. What the channels share is no probability
-    of a class; the panoptic one is a channel's share in the sum of all.
+    A class of stuff has its probability. Detection k of class c and score s has s · E(c) inside its box, which is the
+    box term, or with masks s · (E(c) + M) / 2, with its mask probability M. The evidence is E(c) = (1 − a) · P(c) + a ·
+    P(any thing): with a above 0 a pixel of a thing is not left to stuff where its class is not known, which is the
+    detector's to say. What the channels share is no probability of a class; the panoptic one is a channel's share in
+    the sum of all.
     """
 
-    def __init__(self, *, num_classes: int, thing_classes: Sequence[int], stride: int, mask_cues: bool):
+    def __init__(
+        self, *, num_classes: int, thing_classes: Sequence[int], stride: int, thing_share: float, mask_cues: bool
+    ):
         """
         Args:
             num_classes: of things and stuff.
             thing_classes: the things among them, in the order of the detector's classes.
             stride: of the logits and the potentials in pixels.
+            thing_share: a, in [0, 1].
             mask_cues: whether there is a mask term.
         """
         super().__init__()
         self.stride = stride
+        self.thing_share = thing_share
         self.mask_cues = mask_cues
         stuff_classes = [c for c in range(num_classes) if c not in set(thing_classes)]
         self.register_buffer("things", torch.tensor(thing_classes, dtype=torch.int64), persistent=False)
@@ -52,7 +58,9 @@ class DynamicPotential(nn.Module):
         """
         probabilities = logits.float().softmax(dim=0)
         boxes, scores = detections.pred_boxes.tensor.detach(), detections.scores.detach().float()
-        evidence = probabilities[self.things[detections.pred_classes]]
+        of_things = probabilities[self.things]
+        of_things = torch.lerp(of_things, of_things.sum(dim=0), self.thing_share)
+        evidence = of_things[detections.pred_classes]
         if self.mask_cues:
             evidence = (evidence + spread_masks(detections.pred_masks, boxes, self.stride, logits.shape[1:])) / 2
         inside = box_coverage(boxes, self.stride, logits.shape[1:])

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from .checks import VOID
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -16,11 +18,13 @@ class GroundTruth:
         objects: G with gt_boxes, gt_classes (the detector's) and, for a mask head, gt_masks.
         object_map: int64 [H, W], 0 or the number of the pixel's object, 1 to G in the order of ``objects``.
         sem_seg: int64 [H, W], the pixels' classes, those of things and stuff, or the ignored value.
+        labelled: whether any pixel has a class.
     """
 
     objects: Instances
     object_map: Tensor
     sem_seg: Tensor
+    labelled: bool
 
     @classmethod
     def of(cls, image_input: dict, thing_classes: Sequence[int], device: torch.device, masks: bool) -> "GroundTruth":
@@ -35,6 +39,7 @@ class GroundTruth:
 
         Raises:
             KeyError: a map is missing.
+            ValueError: an object's class is no thing.
         """
         for key in ("sem_seg", "instance_map", "class_map"):
             if key not in image_input:
@@ -48,15 +53,22 @@ class GroundTruth:
         present = areas.nonzero()[:, 0]
         object_of = torch.zeros_like(areas).index_copy_(0, present, torch.arange(1, len(present) + 1))
         classes = torch.zeros_like(areas).index_put_((numbers,), class_map)[present]
-        things = torch.tensor(thing_classes)
+        is_class = classes[:, None] == torch.tensor(thing_classes)
+        if not is_class.any(dim=1).all():
+            raise ValueError(
+                f"{image_input.get('file_name', 'An image')} has objects of the classes {classes.unique().tolist()}, "
+                f"but MODEL.PANOPTIC_AFFINITY.THING_CLASSES is {list(thing_classes)}."
+            )
 
         object_map = object_of[numbers]
         objects = Instances(tuple(numbers.shape))
         objects.gt_boxes = Boxes(boxes_of(object_map, len(present)))
-        objects.gt_classes = (classes[:, None] == things).int().argmax(dim=1)
+        objects.gt_classes = is_class.int().argmax(dim=1)
         if masks:
             objects.gt_masks = BitMasks(object_map == torch.arange(1, len(present) + 1)[:, None, None])
-        return cls(objects.to(device), object_map.to(device), image_input["sem_seg"].to(device))
+        sem_seg = image_input["sem_seg"]
+        labelled = bool((sem_seg != VOID).any())
+        return cls(objects.to(device), object_map.to(device), sem_seg.to(device), labelled)
 
 
 def boxes_of(object_map: Tensor, count: int) -> Tensor:

@@ -4,6 +4,7 @@ Li, Qi, Torr: "Unifying Training and Inference for Panoptic Segmentation", CVPR 
 instance affinity head. How its embeddings are made is chosen here, see README.md.
 """
 
+import math
 from typing import Sequence
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+
+from projects import flops
 
 # Those that never hold the matrix of all pairs of pixels.
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
@@ -54,6 +57,14 @@ def _rows(maps: Tensor, width: int) -> Tensor:
     """Maps [B, C, H, W] as rows of pixels [B, heads, H · W, width], the last head filled up with zeros."""
     padded = F.pad(maps, (0, 0, 0, 0, 0, -maps.shape[1] % width))
     return padded.flatten(2).unflatten(1, (-1, width)).transpose(2, 3).contiguous()
+
+
+def _attention_flops(queries: Sequence[int], keys: Sequence[int], values: Sequence[int], *_) -> int:
+    """Multiply-adds of the two products, from the shapes [..., pixels, width]."""
+    return math.prod(queries[:-1]) * keys[-2] * (queries[-1] + values[-1])
+
+
+flops.register("aten::scaled_dot_product_attention", _attention_flops)
 
 
 def propagate_reference(queries: Tensor, keys: Tensor, potentials: Tensor) -> Tensor:

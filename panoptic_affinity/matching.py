@@ -31,7 +31,7 @@ def match(detections: Instances, objects: Instances, min_iou: float) -> Tensor:
     """
     overlaps = pairwise_iou(objects.gt_boxes, detections.pred_boxes)
     same_class = objects.gt_classes[:, None] == detections.pred_classes
-    allowed = (overlaps * (same_class & (overlaps >= min_iou))).cpu()
+    allowed = (overlaps * (same_class & (overlaps >= min_iou))).float().cpu()
     rows, columns = map(torch.from_numpy, linear_sum_assignment(allowed.numpy(), maximize=True))
     matches = torch.full((len(objects),), UNMATCHED)
     matches[rows] = torch.where(allowed[rows, columns] > 0, columns, UNMATCHED)

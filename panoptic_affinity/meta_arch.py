@@ -17,13 +17,13 @@ from detectron2.modeling.meta_arch.semantic_seg import build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList, Instances
 
-from .checks import VOID, affinity_features, check_config, check_semantic_head
+from .checks import VOID, affinity_features, check_config, check_features, check_heads
 from .dynamic_potential import DynamicPotential
 from .ground_truth import GroundTruth
 from .inference import to_results
 from .instance_affinity import InstanceAffinityHead, affinity_of, propagate
 from .matching import add_unmatched, channel_targets, match, no_detections, panoptic_cross_entropy
-from .sampling import at_pixels
+from .sampling import best_at_pixels
 
 
 @META_ARCH_REGISTRY.register()
@@ -43,6 +43,7 @@ class PanopticAffinity(GeneralizedRCNN):
         own_share: float,
         num_classes: int,
         thing_classes: Sequence[int],
+        thing_share: float,
         mask_cues: bool,
         train_detections: str,
         max_train_detections: int,
@@ -58,6 +59,7 @@ class PanopticAffinity(GeneralizedRCNN):
             own_share: at the start, what of a pixel's potentials is its own and not gathered, in (0, 1).
             num_classes: of things and stuff, those of the semantic head.
             thing_classes: the things among them, in the order of the detector's classes.
+            thing_share: what of a detection's semantic evidence is that for any thing, in [0, 1].
             mask_cues: whether the mask head's masks are a part of the potentials.
             train_detections: what the potentials are made of in training: "ground_truth", "predicted" or "both".
             max_train_detections, max_train_proposals: the most predicted ones of an image in training, and the most
@@ -78,7 +80,11 @@ class PanopticAffinity(GeneralizedRCNN):
         self.loss_weight = loss_weight
         self.stride = sem_seg_head.common_stride
         self.dynamic_potential = DynamicPotential(
-            num_classes=num_classes, thing_classes=thing_classes, stride=self.stride, mask_cues=mask_cues
+            num_classes=num_classes,
+            thing_classes=thing_classes,
+            stride=self.stride,
+            thing_share=thing_share,
+            mask_cues=mask_cues,
         )
         # Learnt as a logit.
         self.own_share = None if affinity_head is None else nn.Parameter(torch.tensor(own_share).logit())
@@ -90,6 +96,7 @@ class PanopticAffinity(GeneralizedRCNN):
         method = cfg.MODEL.PANOPTIC_AFFINITY
         parts = super().from_config(cfg)
         shapes = parts["backbone"].output_shape()
+        check_features(cfg, shapes)
         affinity_head = None
         if method.AFFINITY.ENABLED:
             affinity_head = InstanceAffinityHead(
@@ -101,13 +108,14 @@ class PanopticAffinity(GeneralizedRCNN):
                 norm=method.AFFINITY.NORM,
             )
         sem_seg_head = build_sem_seg_head(cfg, shapes)
-        check_semantic_head(sem_seg_head)
+        check_heads(sem_seg_head, parts["roi_heads"])
         return parts | {
             "sem_seg_head": sem_seg_head,
             "affinity_head": affinity_head,
             "own_share": method.AFFINITY.OWN_SHARE,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "thing_classes": method.THING_CLASSES,
+            "thing_share": method.THING_SHARE,
             "mask_cues": method.MASK_CUES,
             "train_detections": method.TRAIN_DETECTIONS,
             "max_train_detections": method.MAX_TRAIN_DETECTIONS,
@@ -142,22 +150,28 @@ class PanopticAffinity(GeneralizedRCNN):
         features = self.backbone(images.tensor)
 
         logits = self.sem_seg_head.layers(features)
-        losses = self.sem_seg_head.losses(logits, self._padded([x.sem_seg for x in truth]))
+        losses = self._semantic_losses(logits, truth)
         proposals, proposal_losses = self.proposal_generator(images, features, objects)
         _, detector_losses = self.roi_heads(images, features, proposals, objects)
-        detections, matches = self.training_detections(images, features, proposals, objects)
+        detections, matches = self.training_detections(features, proposals, objects)
         potentials = self.potentials(logits, features, detections, images)
         losses["loss_panoptic"] = self.loss_weight * self._panoptic_loss(potentials, truth, matches)
         return losses | proposal_losses | detector_losses
 
-    def _padded(self, maps: Sequence[Tensor]) -> Tensor:
-        """Semantic labels int64 [H, W] of a batch, padded as the images are, [B, H, W]."""
-        return ImageList.from_tensors(
-            list(maps), self.backbone.size_divisibility, VOID, padding_constraints=self.backbone.padding_constraints
-        ).tensor
+    def _semantic_losses(self, logits: Tensor, truth: Sequence[GroundTruth]) -> dict[str, Tensor]:
+        """The semantic head's, 0 where no pixel of the batch has a label, whose mean Detectron2's head can't give."""
+        if not any(x.labelled for x in truth):
+            return {"loss_sem_seg": 0 * logits.sum()}
+        labels = ImageList.from_tensors(
+            [x.sem_seg for x in truth],
+            self.backbone.size_divisibility,
+            VOID,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+        return self.sem_seg_head.losses(logits, labels.tensor)
 
     def training_detections(
-        self, images: ImageList, features: dict[str, Tensor], proposals: list[Instances], objects: list[Instances]
+        self, features: dict[str, Tensor], proposals: list[Instances], objects: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
         """Each image's detections, to make potentials of, and which of them each object is, int64 [G], −1 for none.
 
@@ -168,8 +182,9 @@ class PanopticAffinity(GeneralizedRCNN):
         else:
             proposals = [x[: self.max_train_proposals] for x in proposals]
             with torch.no_grad(), evaluating(self.roi_heads):
-                detections, _ = self.roi_heads(images, features, proposals, None)
-            detections = [_without_masks(x)[: self.max_train_detections] for x in detections]
+                # The box head alone: masks are predicted below, of what is taken.
+                detections = self.roi_heads._forward_box(features, proposals)
+            detections = [x[: self.max_train_detections] for x in detections]
         matches = [match(*of_image, self.match_iou) for of_image in zip(detections, objects)]
         if self.train_detections != "predicted":
             pairs = [add_unmatched(*of_image) for of_image in zip(detections, objects, matches)]
@@ -239,7 +254,7 @@ class PanopticAffinity(GeneralizedRCNN):
         results = []
         for index, (image_input, size) in enumerate(zip(batched_inputs, images.image_sizes)):
             output_size = image_input.get("height", size[0]), image_input.get("width", size[1])
-            channels = at_pixels(potentials[index], self.stride, size, output_size).argmax(dim=0)
+            channels = best_at_pixels(potentials[index], self.stride, size, output_size)
             instances, panoptic = to_results(
                 channels, detections[index], self.dynamic_potential.things, stuff_classes
             )
@@ -272,18 +287,14 @@ def unpadded(maps: Tensor, size: tuple[int, int], stride: int) -> Tensor:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """A module that is being trained predicts within this as it does in inference."""
+    """A module predicts within this as it does in inference; after it its parts are trained, or not, as before."""
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        module.train()
-
-
-def _without_masks(detections: Instances) -> Instances:
-    if detections.has("pred_masks"):
-        detections.remove("pred_masks")
-    return detections
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def _centre_of_best(detections: Instances, stride: int) -> tuple[int, int]:

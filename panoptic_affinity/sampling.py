@@ -4,12 +4,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+BLOCK = 2**24  # numbers enlarged at a time
+
 
 def at_pixels(maps: Tensor, stride: int, size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
     """Maps [N, h, w] of ``stride`` of an image of ``size`` (height, width), at the pixels of ``output_size``,
     [N, *output_size]."""
+    return _at(maps, pixel_grid(maps, stride, size, output_size))
+
+
+def best_at_pixels(
+    maps: Tensor, stride: int, size: tuple[int, int], output_size: tuple[int, int], block: int = BLOCK
+) -> Tensor:
+    """The channel of ``at_pixels`` that is largest at each pixel, int64 [*output_size].
+
+    The output is gone through by rows, as many at a time as have ``block`` numbers, so that memory does not grow with
+    the number of channels times the output.
+    """
     grid = pixel_grid(maps, stride, size, output_size)
-    return F.grid_sample(maps[None], grid[None], padding_mode="border", align_corners=False)[0]
+    rows = max(1, block // (len(maps) * output_size[1]))
+    return torch.cat([_at(maps, part).argmax(dim=0) for part in grid.split(rows)])
 
 
 def at_pixels_of_channel(maps: Tensor, channels: Tensor, stride: int) -> Tensor:
@@ -23,7 +37,12 @@ def at_pixels_of_channel(maps: Tensor, channels: Tensor, stride: int) -> Tensor:
     # The channels are a third axis, along which each point lies exactly on one of them.
     depth = (2 * channels + 1) / len(maps) - 1
     grid = torch.cat([pixel_grid(maps, stride, size, size), depth[..., None]], dim=-1)
-    return F.grid_sample(maps[None, None], grid[None, None], padding_mode="border", align_corners=False)[0, 0, 0]
+    return _at(maps[None], grid[None])[0, 0]
+
+
+def _at(maps: Tensor, grid: Tensor) -> Tensor:
+    """The channels of maps [N, ...], of two or three axes, at the places of a grid, [N, ...]."""
+    return F.grid_sample(maps[None], grid[None], padding_mode="border", align_corners=False)[0]
 
 
 def pixel_grid(maps: Tensor, stride: int, size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:

@@ -176,7 +176,7 @@ def test_the_parts_are_what_a_config_asks_for():
     model = build_model(cfg)
     assert isinstance(model, PanopticFPN) and isinstance(model, GeneralizedRCNN)
     thresholds = model.combine_overlap_thresh, model.combine_stuff_area_thresh, model.combine_instances_score_thresh
-    assert thresholds == (0.25, 64, 0.5) and model.sem_seg_head.loss_weight == 0.5
+    assert thresholds == (0.25, 64, 0.3) and model.sem_seg_head.loss_weight == 0.5
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     assert isinstance(build_model(cfg), SemanticSegmentor)
 

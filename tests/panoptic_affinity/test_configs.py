@@ -7,7 +7,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
-from panoptic_affinity.checks import check_semantic_head
+from panoptic_affinity.checks import check_heads
 from projects.config import check_datasets, configs_dir, setup_cfg
 from projects.data.training_data import load_training_data
 from tests.panoptic_affinity.small_models import SHAPES, THIN
@@ -51,6 +51,10 @@ def test_on_shapes_the_detector_is_the_baseline():
     (["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 0], "IGNORE_VALUE 0 .* unlabelled pixels are 255"),
     (["MODEL.PANOPTIC_AFFINITY.MASK_CUES", True], "MASK_CUES is True, but MODEL.MASK_ON is False"),
     (["MODEL.PANOPTIC_AFFINITY.TRAIN_DETECTIONS", "all"], "is 'all'; it must be one of ground_truth, predicted, both"),
+    (["MODEL.PANOPTIC_AFFINITY.MAX_TRAIN_DETECTIONS", -1], "MAX_TRAIN_DETECTIONS is -1; it must be 0 or more"),
+    (["MODEL.PANOPTIC_AFFINITY.THING_SHARE", 1.5], r"THING_SHARE is 1.5; it must be in \[0, 1\]"),
+    (["MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p2", "p9"]], "IN_FEATURES names p9; the backbone has p2, p3, p4"),
+    (["MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8], "IN_FEATURES has p2, finer than COMMON_STRIDE 8"),
     (["MODEL.PANOPTIC_AFFINITY.MATCH_IOU", 0.0], r"MATCH_IOU is 0.0; it must be in \(0, 1\]"),
     (["MODEL.PANOPTIC_AFFINITY.AFFINITY.EMBEDDING_DIM", 3], "EMBEDDING_DIM 3 .* at least 4"),
     (["MODEL.PANOPTIC_AFFINITY.AFFINITY.REACH", 0.0], "REACH 0.0; .* above 0"),
@@ -65,9 +69,13 @@ def test_settings_that_cannot_work_are_refused(opts, message):
         build_model(setup_cfg(SHAPES, [*THIN, *opts]))
 
 
-def test_a_semantic_head_must_give_its_logits_in_training():
+def test_heads_must_give_what_the_potentials_are_trained_by():
+    model, other = build_model(setup_cfg(SHAPES, THIN)), torch.nn.Identity()
+    check_heads(model.sem_seg_head, model.roi_heads)
     with pytest.raises(ValueError, match="MODEL.SEM_SEG_HEAD.NAME Identity has no layers, losses, common_stride"):
-        check_semantic_head(torch.nn.Identity())
+        check_heads(other, model.roi_heads)
+    with pytest.raises(ValueError, match="MODEL.ROI_HEADS.NAME Identity has no _forward_box, forward_with_given"):
+        check_heads(model.sem_seg_head, other)
 
 
 def test_other_things_than_the_datasets_are_refused(small_root, monkeypatch):

@@ -17,7 +17,8 @@ def detections_of(boxes, classes, scores, masks=None):
 
 def dynamic_potential(**options):
     """Classes 3 and 1 of five are things, the detector's 0 and 1."""
-    return DynamicPotential(**({"num_classes": 5, "thing_classes": [3, 1], "stride": 4, "mask_cues": False} | options))
+    defaults = {"num_classes": 5, "thing_classes": [3, 1], "stride": 4, "thing_share": 0.0, "mask_cues": False}
+    return DynamicPotential(**defaults | options)
 
 
 def test_the_coverage_is_the_share_of_pixels_in_the_box():
@@ -66,6 +67,17 @@ def test_stuff_has_its_probability_and_a_detection_that_of_its_class_by_its_scor
     torch.testing.assert_close(potentials[3], 0.5 * probabilities[3] * inside)
     torch.testing.assert_close(potentials[4], 0.9 * probabilities[1])
     assert potentials[5].count_nonzero() == 1
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_share_of_the_evidence_is_that_for_any_thing(share):
+    logits = torch.randn(5, 8, 12, generator=torch.Generator().manual_seed(0))
+    detections = detections_of([[0, 0, 48, 32]] * 2, [0, 1], [0.5, 0.9])
+    potentials = dynamic_potential(thing_share=share)(logits, detections)
+    p = logits.softmax(dim=0)
+    torch.testing.assert_close(potentials[3], 0.5 * (p[3] + share * p[1]))
+    torch.testing.assert_close(potentials[4], 0.9 * (p[1] + share * p[3]))
+    torch.testing.assert_close(potentials[:3], p[[0, 2, 4]])
 
 
 def test_mask_cues_are_a_second_evidence():

@@ -4,6 +4,8 @@ from detectron2.layers import ShapeSpec
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from projects.flops import count
+
 from panoptic_affinity.instance_affinity import InstanceAffinityHead, affinity_of, propagate, propagate_reference
 
 
@@ -98,6 +100,12 @@ def test_no_tensor_has_an_element_for_every_pair_of_pixels(count):
     assert largest(propagate_reference, 32) >= pixels**2  # which is what this would notice
     assert largest(propagate, 32) < pixels**2 / 4
     assert largest(propagate, 32) <= 2 * largest(propagate, 16)
+
+
+def test_its_multiply_adds_are_those_of_two_products():
+    # 3 potentials are filled up to 8 channels, as 6 queries are.
+    counted = count(torch.nn.Identity(), propagate, *maps(2, 6, 3, 4, 5))
+    assert counted.total == 2 * 20 * 20 * (8 + 8) and "aten::scaled_dot_product_attention" not in counted.uncounted
 
 
 @pytest.mark.parametrize("shapes", [

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
 from panoptic_affinity.ground_truth import GroundTruth, boxes_of
+from panoptic_affinity.inference import to_results
 from panoptic_affinity.matching import (
     FLOOR,
     add_unmatched,
@@ -14,7 +15,7 @@ from panoptic_affinity.matching import (
     no_detections,
     panoptic_cross_entropy,
 )
-from panoptic_affinity.sampling import at_pixels
+from panoptic_affinity.sampling import at_pixels, best_at_pixels
 
 CPU = torch.device("cpu")
 A, B, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [40, 40, 50, 50]
@@ -122,6 +123,16 @@ def test_boxes_are_those_around_the_masks():
         assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
+def test_an_object_that_is_no_thing_is_an_error():
+    with pytest.raises(ValueError, match=r"has objects of the classes \[2, 3\], but .*THING_CLASSES is \[3, 1\]"):
+        truth_of([[1, 2]], [[3, 2]], [[3, 2]])
+
+
+def test_it_is_known_whether_any_pixel_has_a_label():
+    assert truth_of([[0, 0]], [[-1, -1]], [[255, 4]]).labelled
+    assert not truth_of([[0, 0]], [[-1, -1]], [[255, 255]]).labelled
+
+
 def test_pixels_without_a_map_are_named():
     with pytest.raises(KeyError, match="needs 'class_map' in every input .*panoptic.*'instance_map', 'sem_seg'"):
         GroundTruth.of({"sem_seg": 0, "instance_map": 0}, [0], CPU, False)
@@ -175,3 +186,28 @@ def test_maps_at_the_pixels_of_an_output():
     ramp = (torch.arange(5) * 4 + 2.0).expand(1, 4, 5)
     across = at_pixels(ramp, 4, (16, 20), (8, 40))[0, 0]
     torch.testing.assert_close(across[4:-4], (torch.arange(40) + 0.5)[4:-4] / 2)
+
+
+@pytest.mark.parametrize("block", [1, 700, 10**6])
+def test_the_best_channel_is_found_in_blocks(block):
+    maps = torch.rand(7, 4, 5, generator=torch.Generator().manual_seed(0))
+    expected = at_pixels(maps, 4, (13, 18), (26, 30)).argmax(dim=0)
+    assert torch.equal(best_at_pixels(maps, 4, (13, 18), (26, 30), block), expected)
+
+
+def test_perfect_potentials_give_the_truth():
+    truth = truth_of(NUMBERS, CLASSES, SEM_SEG)
+    stuff, objects = torch.tensor([0, 2, 4]), truth.objects
+    detections, matches = add_unmatched(no_detections(objects), objects, torch.full((2,), -1))
+    targets = channel_targets(truth, matches, stuff)
+    potentials = F.one_hot(targets.clamp(min=0), 5).permute(2, 0, 1).float()
+    assert not panoptic_cross_entropy(potentials, targets, 1).max() > 1e-3
+    channels = best_at_pixels(potentials, 1, (3, 4), (3, 4))
+    _, (segments, info) = to_results(channels, detections, torch.tensor([3, 1]), stuff.tolist())
+    classes = {x["id"]: x["category_id"] for x in info}
+    labelled = targets >= 0
+    found = torch.tensor([[classes[k] for k in row] for row in segments.tolist()])
+    assert torch.equal(found[labelled], truth.sem_seg[labelled])
+    for x in info:
+        if x["isthing"]:
+            assert torch.equal(segments == x["id"], truth.object_map == x["instance_id"] + 1)

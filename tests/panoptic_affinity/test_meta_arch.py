@@ -3,6 +3,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from panoptic_affinity.instance_affinity import propagate_reference
+from panoptic_affinity.meta_arch import evaluating
 from tests.panoptic_affinity.small_models import ALL_DETECTIONS, COARSE, MASK_CUES, WITHOUT_AFFINITY, model_of, scene
 
 LOSSES = {"loss_sem_seg", "loss_panoptic", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
@@ -46,6 +47,71 @@ def test_images_without_objects_or_labels_can_be_trained_on(mode):
     crowd["instance_map"][:] = 0
     losses = losses_of(model_of(MODE, mode), [empty, crowd])
     assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_a_batch_without_a_label_has_no_loss_but_of_boxes():
+    model, empty = model_of(), scene()
+    empty["instance_map"][:], empty["class_map"][:], empty["sem_seg"][:] = 0, -1, 255
+    losses = losses_of(model, [empty])
+    assert losses["loss_sem_seg"] == losses["loss_panoptic"] == 0
+    sum(losses.values()).backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters() if x.requires_grad)
+
+
+def test_padding_has_no_label():
+    model, seen = model_of(), []
+    model.sem_seg_head.losses = lambda *a, f=model.sem_seg_head.losses: seen.append(a[1]) or f(*a)
+    inputs = [scene(), scene(48, 64)]
+    losses_of(model, inputs)
+    labels = seen[0]
+    assert torch.equal(labels[0, :64, :96], inputs[0]["sem_seg"])
+    assert torch.equal(labels[1, :48, :64], inputs[1]["sem_seg"])
+    assert (labels[1, 48:] == 255).all() and (labels[1, :, 64:] == 255).all()
+
+
+def test_the_losses_weight():
+    key = "MODEL.PANOPTIC_AFFINITY.LOSS_WEIGHT"
+    losses = [losses_of(model_of(MODE, "ground_truth", key, weight), [scene()]) for weight in (1.0, 2.5)]
+    torch.testing.assert_close(losses[1]["loss_panoptic"], 2.5 * losses[0]["loss_panoptic"])
+    torch.testing.assert_close(losses[1]["loss_sem_seg"], losses[0]["loss_sem_seg"])
+
+
+@pytest.mark.parametrize("opts", [[], MASK_CUES])
+def test_autocast(opts):
+    exact = losses_of(model_of(*opts), [scene(), scene(96, 64)])
+    with torch.autocast("cpu", torch.bfloat16):
+        model = model_of(*opts)
+        rounded = losses_of(model, [scene(), scene(96, 64)])
+    for name in ("loss_sem_seg", "loss_panoptic"):
+        assert rounded[name].dtype == torch.float32
+        torch.testing.assert_close(rounded[name], exact[name], rtol=0.05, atol=0.0)
+    sum(rounded.values()).backward()
+    assert all(x.grad.isfinite().all() for x in model.parameters() if x.requires_grad)
+
+
+def test_heads_predict_as_in_inference_and_go_on_as_before():
+    heads = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm2d(2).eval())
+    with pytest.raises(KeyError):
+        with evaluating(heads):
+            assert not any(x.training for x in heads.modules())
+            raise KeyError
+    assert [x.training for x in heads.modules()] == [True, True, False]
+
+
+def test_in_training_masks_are_predicted_for_the_loss_and_the_cues_alone():
+    model, calls = model_of(*MASK_CUES, *ALL_DETECTIONS), []
+    model.roi_heads.mask_head.register_forward_hook(lambda *_: calls.append(1))
+    losses_of(model, [scene()])
+    assert len(calls) == 2
+
+
+def test_in_training_detections_come_of_as_many_proposals_as_in_inference():
+    model = model_of(MODE, "predicted", "MODEL.RPN.POST_NMS_TOPK_TRAIN", 100, "MODEL.RPN.POST_NMS_TOPK_TEST", 7)
+    counts = []
+    forward_box = model.roi_heads._forward_box
+    model.roi_heads._forward_box = lambda f, x: counts.append([len(of_image) for of_image in x]) or forward_box(f, x)
+    losses_of(model, [scene(), scene()])
+    assert counts[1] == [7, 7] and min(counts[0]) > 7
 
 
 def test_what_the_potentials_are_made_of_in_training():
@@ -102,6 +168,17 @@ def test_potentials_are_in_part_their_own_and_in_part_gathered(opts):
     torch.testing.assert_close(result, share * potentials + (1 - share) * gathered, rtol=1e-4, atol=1e-5)
 
 
+def test_potentials_of_a_size_that_the_coarser_stride_does_not_divide():
+    model = model_of(*COARSE).eval()
+    potentials = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    queries, keys = torch.zeros(6, 2, 3), torch.zeros(6, 2, 3)  # all cells are gathered from alike
+    cells = [[potentials[:, y : y + 2, x : x + 2].mean(dim=(1, 2)) for x in (0, 2, 4)] for y in (0, 2)]
+    mean = sum(sum(cells, [])) / 6
+    share = model.own_share.sigmoid()
+    expected = share * potentials + (1 - share) * mean[:, None, None]
+    torch.testing.assert_close(model.propagated(potentials, queries, keys, (11, 18)), expected)
+
+
 @pytest.mark.parametrize("opts", [[], COARSE])
 def test_the_padding_neither_gives_nor_takes(opts):
     model = model_of(*opts).eval()
@@ -155,13 +232,6 @@ def test_inference_gives_all_three_results_at_the_output_size(opts):
         assert {x["category_id"] for x in info if not x["isthing"]} <= {0, 2}
 
 
-def test_an_image_is_the_same_alone_and_in_a_batch_but_for_the_padding_that_convolutions_see():
-    model = model_of(*ALL_DETECTIONS).eval()
-    with torch.no_grad():
-        alone, together = model([scene()]), model([scene(), scene(seed=1)])
-    assert torch.equal(alone[0]["panoptic_seg"][0], together[0]["panoptic_seg"][0])
-
-
 @pytest.fixture(scope="module")
 def learnt():
     """A model that has learnt one scene."""
@@ -194,6 +264,14 @@ def test_it_learns_a_scene(learnt):
         assert max(overlaps) > 0.8
     agreement = (result["sem_seg"].argmax(dim=0) == truth["sem_seg"]).float().mean()
     assert agreement > 0.9
+
+
+def test_an_image_is_the_same_alone_and_beside_a_smaller_one(learnt):
+    with torch.no_grad():
+        (alone,), (together, smaller) = learnt([scene()]), learnt([scene(), scene(40, 56, seed=1)])
+    assert torch.equal(alone["panoptic_seg"][0], together["panoptic_seg"][0])
+    torch.testing.assert_close(alone["sem_seg"], together["sem_seg"], rtol=1e-4, atol=1e-3)
+    assert len(alone["instances"]) == 3 and smaller["sem_seg"].shape == (4, 40, 56)
 
 
 def test_internals_are_for_pictures(learnt):

@@ -132,7 +132,7 @@ def combine_semantic_and_instance_outputs(
         the segments' ids, int32 [H, W], 0 none, and of each segment "id", "isthing", "category_id";
         of a thing "score" and "instance_id", its index in instance_results; of stuff "area", in pixels.
     """
-    panoptic_seg = torch.zeros_like(semantic_results, dtype=torch.int32)
+    panoptic_seg = semantic_results.new_zeros(semantic_results.shape, dtype=torch.int32)
     segments_info: List[Dict[str, Any]] = []
 
     def add_segment(mask: torch.Tensor, **info: Any) -> None:

@@ -53,17 +53,9 @@ class SemSegFPNHead(nn.Module):
         self.common_stride = common_stride
         self.loss_weight = loss_weight
         self.ignore_value = ignore_value
-        self.scale_heads = []
         for name in self.in_features:
             doublings = (input_shape[name].stride // common_stride).bit_length() - 1
-            layers, channels = [], input_shape[name].channels
-            for _ in range(max(doublings, 1)):
-                layers.append(_conv(channels, conv_dims, norm))
-                channels = conv_dims
-                if doublings > 0:
-                    layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
-            self.scale_heads.append(nn.Sequential(*layers))
-            self.add_module(name, self.scale_heads[-1])
+            self.add_module(name, _scale_head(input_shape[name].channels, conv_dims, doublings, norm))
         self.predictor = Conv2d(conv_dims, num_classes, 1)
         weight_init.c2_msra_fill(self.predictor)
 
@@ -91,8 +83,7 @@ class SemSegFPNHead(nn.Module):
 
     def layers(self, features: Dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits [N, classes, H / common_stride, W / common_stride]."""
-        scaled = [head(features[name]) for name, head in zip(self.in_features, self.scale_heads)]
-        return self.predictor(sum(scaled))
+        return self.predictor(sum(getattr(self, name)(features[name]) for name in self.in_features))
 
     def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> Dict[str, torch.Tensor]:
         """Mean cross entropy, over the pixels not to ignore, of what `layers` returned, at full size."""
@@ -102,6 +93,15 @@ class SemSegFPNHead(nn.Module):
 
     def _at_full_size(self, logits: torch.Tensor) -> torch.Tensor:
         return F.interpolate(logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False)
+
+
+def _scale_head(in_channels: int, channels: int, doublings: int, norm) -> nn.Sequential:
+    """A convolution for each doubling of the resolution and before it, or one alone."""
+    convs = [_conv(in_channels if k == 0 else channels, channels, norm) for k in range(max(doublings, 1))]
+    if doublings <= 0:
+        return nn.Sequential(*convs)
+    doubling = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    return nn.Sequential(*(layer for conv in convs for layer in (conv, doubling)))
 
 
 def _conv(in_channels: int, out_channels: int, norm) -> Conv2d:
