@@ -13,6 +13,9 @@ NUM_CLASSES_KEYS = {
 WITH_PROPOSALS = ("GeneralizedRCNN", "PanopticFPN", "ProposalNetwork")
 WITH_SEMANTICS = ("PanopticFPN", "SemanticSegmentor")
 
+# Those whose stuff is numbered by itself, after all things as one.
+WITH_SEPARATED_STUFF = ("PanopticFPN",)
+
 # The values of INPUT.DATASET_MAPPER_NAME that give what the model learns from, first the usual one; all where absent.
 DATASET_MAPPERS = {"PanopticFPN": ("default", "instance", "thing_semantic")}
 

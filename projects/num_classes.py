@@ -10,6 +10,7 @@ from . import baselines
 from .methods import JOINT_THINGS, NUM_CLASSES_KEYS, PREDICTS_SEMANTICS, PROPOSAL_NUM_CLASSES_KEYS
 
 SEMANTIC_KEY = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+SEPARATED_THINGS = "things"  # the first of the stuff classes, where stuff is numbered by itself
 
 
 def thing_class_counts(cfg: CfgNode) -> dict[str, int]:
@@ -42,6 +43,7 @@ def check_num_classes(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
         metadata = MetadataCatalog.get(name)
         kind = metadata.get("evaluator_type")
         if predicts_semantics(cfg) and kind in ("sem_seg", "coco_panoptic_seg", "cityscapes_panoptic_seg"):
+            _check_numbering(cfg, name)
             _check_counts({SEMANTIC_KEY: _get(cfg, SEMANTIC_KEY)}, name, "stuff", metadata.stuff_classes)
             _check_joint_things(cfg, name)
         counts, classes = thing_class_counts(cfg), metadata.get("thing_classes")
@@ -61,6 +63,25 @@ def _check_counts(counts: dict[str, int], name: str, kind: str, classes: list[st
             + f", but dataset {name!r} has {len(classes)} {kind} classes "
             f"({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}). "
             f"Add '{' '.join(f'{key} {len(classes)}' for key in wrong)}' to the command line or change the config."
+        )
+
+
+def _check_numbering(cfg: CfgNode, name: str) -> None:
+    """A panoptic dataset numbers things and stuff together, or its stuff by itself, after all things as one."""
+    metadata, model = MetadataCatalog.get(name), cfg.MODEL.META_ARCHITECTURE
+    if metadata.get("evaluator_type") != "coco_panoptic_seg":
+        return
+    separated = metadata.stuff_classes[0] == SEPARATED_THINGS
+    joint = JOINT_THINGS.get(model, lambda cfg: None)(cfg) is not None
+    if joint and separated:
+        raise ValueError(
+            f"Dataset {name!r} numbers its stuff by itself, but {model} learns things and stuff numbered together. "
+            f"Such datasets have the same name without '_separated': {name.removesuffix('_separated')!r}."
+        )
+    if model in baselines.WITH_SEPARATED_STUFF and not separated:
+        raise ValueError(
+            f"Dataset {name!r} numbers things and stuff together, but {model} learns stuff numbered by itself. "
+            f"Such datasets have the same name with '_separated': '{name}_separated'."
         )
 
 

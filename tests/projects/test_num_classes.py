@@ -151,6 +151,18 @@ def test_things_and_stuff_of_panoptic_fpn_must_fit(register):
         check_datasets(setup_cfg(opts=PANOPTIC_FPN + things), ["made"])
 
 
+def test_a_dataset_of_the_other_numbering_is_named_with_its_twin(register):
+    kind = {"evaluator_type": "coco_panoptic_seg", "thing_classes": ["a", "b"]}
+    register("made", stuff_classes=["a", "b", "sky", "sea"], **kind)
+    register("made_separated", stuff_classes=["things", "sky", "sea"], **kind)
+    with pytest.raises(ValueError, match="'made' numbers things and stuff together, but PanopticFPN .* 'made_separat"):
+        check_datasets(setup_cfg(opts=PANOPTIC_FPN), ["made"])
+    for model in (["PanopticAffinity"], ["SSAP", "MODEL.SSAP.SEMANTICS", "joint"]):
+        cfg = setup_cfg(opts=["MODEL.META_ARCHITECTURE", *model])
+        with pytest.raises(ValueError, match=f"'made_separated' numbers its stuff by itself, but {model[0]}.*'made'"):
+            check_datasets(cfg, ["made_separated"])
+
+
 def test_panoptic_fpn_needs_masks():
     with pytest.raises(ValueError, match="MODEL.MASK_ON is False, but PanopticFPN .*: set it to True"):
         check_datasets(setup_cfg(opts=[*PANOPTIC_FPN, "MODEL.MASK_ON", False]), [])
