@@ -30,9 +30,8 @@ def check_config(cfg) -> None:
         )
     if not 0 <= method.THING_SHARE <= 1:
         raise ValueError(f"MODEL.PANOPTIC_AFFINITY.THING_SHARE is {method.THING_SHARE}; it must be in [0, 1].")
-    for key in ("MATCH_IOU", "DUPLICATE_IOU"):
-        if not 0 < method[key] <= 1:
-            raise ValueError(f"MODEL.PANOPTIC_AFFINITY.{key} is {method[key]}; it must be in (0, 1].")
+    if not 0 < method.MATCH_IOU <= 1:
+        raise ValueError(f"MODEL.PANOPTIC_AFFINITY.MATCH_IOU is {method.MATCH_IOU}; it must be in (0, 1].")
     if not 0 < method.AFFINITY.OWN_SHARE < 1:
         raise ValueError(
             f"MODEL.PANOPTIC_AFFINITY.AFFINITY.OWN_SHARE is {method.AFFINITY.OWN_SHARE}; it must be in (0, 1)."

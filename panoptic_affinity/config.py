@@ -20,9 +20,6 @@ def add_panoptic_affinity_config(cfg: CN) -> None:
     method.TRAIN_DETECTIONS = "both"
     # The most predicted detections of an image in training, those of the highest scores.
     method.MAX_TRAIN_DETECTIONS = 50
-    # IoU of the boxes, (0, 1], above which a detection is a duplicate of a better one of whichever class, and has no
-    # channel. The detector's own NMS is by class; with 1 there is no other.
-    method.DUPLICATE_IOU = 1.0
     # IoU of the boxes, (0, 1], from which on an object may be matched to a detection.
     method.MATCH_IOU = 0.5
     # Weight of the panoptic loss.

@@ -6,7 +6,6 @@ Li, Qi, Torr: "Unifying Training and Inference for Panoptic Segmentation", CVPR 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import nms
 
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
@@ -15,12 +14,6 @@ from .sampling import at_pixels, at_pixels_of_channel
 
 UNMATCHED = -1
 FLOOR = 1e-4  # added to the potentials, so that no pixel's loss is infinite
-
-
-def without_duplicates(detections: Instances, max_iou: float) -> Instances:
-    """Detections by falling score, but those whose boxes overlap a better one's, of whichever class, by more than
-    ``max_iou``."""
-    return detections[nms(detections.pred_boxes.tensor.float(), detections.scores.float(), max_iou)]
 
 
 def match(detections: Instances, objects: Instances, min_iou: float) -> Tensor:

@@ -22,7 +22,7 @@ from .dynamic_potential import DynamicPotential
 from .ground_truth import GroundTruth
 from .inference import to_results
 from .instance_affinity import InstanceAffinityHead, affinity_of, propagate
-from .matching import add_unmatched, channel_targets, match, no_detections, panoptic_cross_entropy, without_duplicates
+from .matching import add_unmatched, channel_targets, match, no_detections, panoptic_cross_entropy
 from .sampling import best_at_pixels
 
 
@@ -48,7 +48,6 @@ class PanopticAffinity(GeneralizedRCNN):
         train_detections: str,
         max_train_detections: int,
         max_train_proposals: int,
-        duplicate_iou: float,
         match_iou: float,
         loss_weight: float,
         **kwargs,
@@ -65,7 +64,6 @@ class PanopticAffinity(GeneralizedRCNN):
             train_detections: what the potentials are made of in training: "ground_truth", "predicted" or "both".
             max_train_detections, max_train_proposals: the most predicted ones of an image in training, and the most
                 proposals that they are predicted from.
-            duplicate_iou: IoU above which a detection is a duplicate of a better one of whichever class.
             match_iou: IoU from which on an object may be matched to a detection.
             loss_weight: of the panoptic loss.
             kwargs: see GeneralizedRCNN.
@@ -78,7 +76,6 @@ class PanopticAffinity(GeneralizedRCNN):
         self.train_detections = train_detections
         self.max_train_detections = max_train_detections
         self.max_train_proposals = max_train_proposals
-        self.duplicate_iou = duplicate_iou
         self.match_iou = match_iou
         self.loss_weight = loss_weight
         self.stride = sem_seg_head.common_stride
@@ -123,7 +120,6 @@ class PanopticAffinity(GeneralizedRCNN):
             "train_detections": method.TRAIN_DETECTIONS,
             "max_train_detections": method.MAX_TRAIN_DETECTIONS,
             "max_train_proposals": cfg.MODEL.RPN.POST_NMS_TOPK_TEST,
-            "duplicate_iou": method.DUPLICATE_IOU,
             "match_iou": method.MATCH_IOU,
             "loss_weight": method.LOSS_WEIGHT,
         }
@@ -188,7 +184,7 @@ class PanopticAffinity(GeneralizedRCNN):
             with torch.no_grad(), evaluating(self.roi_heads):
                 # The box head alone: masks are predicted below, of what is taken.
                 detections = self.roi_heads._forward_box(features, proposals)
-            detections = [without_duplicates(x, self.duplicate_iou)[: self.max_train_detections] for x in detections]
+            detections = [x[: self.max_train_detections] for x in detections]
         matches = [match(*of_image, self.match_iou) for of_image in zip(detections, objects)]
         if self.train_detections != "predicted":
             pairs = [add_unmatched(*of_image) for of_image in zip(detections, objects, matches)]
@@ -248,7 +244,6 @@ class PanopticAffinity(GeneralizedRCNN):
         features = self.backbone(images.tensor)
         proposals, _ = self.proposal_generator(images, features, None)
         detections, _ = self.roi_heads(images, features, proposals, None)
-        detections = [without_duplicates(x, self.duplicate_iou) for x in detections]
         logits = self.sem_seg_head.layers(features)
         potentials = self.potentials(logits, features, detections, images)
 

@@ -55,7 +55,6 @@ def test_on_shapes_the_detector_is_the_baseline():
     (["MODEL.PANOPTIC_AFFINITY.THING_SHARE", 1.5], r"THING_SHARE is 1.5; it must be in \[0, 1\]"),
     (["MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p2", "p9"]], "IN_FEATURES names p9; the backbone has p2, p3, p4"),
     (["MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8], "IN_FEATURES has p2, finer than COMMON_STRIDE 8"),
-    (["MODEL.PANOPTIC_AFFINITY.DUPLICATE_IOU", 1.5], r"DUPLICATE_IOU is 1.5; it must be in \(0, 1\]"),
     (["MODEL.PANOPTIC_AFFINITY.MATCH_IOU", 0.0], r"MATCH_IOU is 0.0; it must be in \(0, 1\]"),
     (["MODEL.PANOPTIC_AFFINITY.AFFINITY.EMBEDDING_DIM", 3], "EMBEDDING_DIM 3 .* at least 4"),
     (["MODEL.PANOPTIC_AFFINITY.AFFINITY.REACH", 0.0], "REACH 0.0; .* above 0"),

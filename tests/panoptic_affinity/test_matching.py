@@ -14,7 +14,6 @@ from panoptic_affinity.matching import (
     match,
     no_detections,
     panoptic_cross_entropy,
-    without_duplicates,
 )
 from panoptic_affinity.sampling import at_pixels, best_at_pixels
 
@@ -72,14 +71,6 @@ def test_the_matching_is_the_best_of_all(seed):
     assert len(found[of_objects].unique()) == len(of_objects)
     assert (allowed[of_objects, found[of_objects]] > 0).all()
     assert allowed[of_objects, found[of_objects]].sum().item() == pytest.approx(best)
-
-
-def test_duplicates_of_whichever_class_are_left_out():
-    detected = detections_of([A, NEAR_A, FAR], [0, 1, 0])
-    detected.scores = torch.tensor([0.5, 0.7, 0.6])
-    assert without_duplicates(detected, 0.7).pred_boxes.tensor.tolist() == [NEAR_A, FAR]
-    assert without_duplicates(detected, 0.85).pred_boxes.tensor.tolist() == [NEAR_A, FAR, A]
-    assert len(without_duplicates(detections_of([], []), 0.5)) == 0
 
 
 def test_objects_without_a_detection_are_added_as_detections():

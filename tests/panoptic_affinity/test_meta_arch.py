@@ -1,6 +1,5 @@
 import pytest
 import torch
-from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
 
 from panoptic_affinity.instance_affinity import propagate_reference
@@ -113,20 +112,6 @@ def test_in_training_detections_come_of_as_many_proposals_as_in_inference():
     model.roi_heads._forward_box = lambda f, x: counts.append([len(of_image) for of_image in x]) or forward_box(f, x)
     losses_of(model, [scene(), scene()])
     assert counts[1] == [7, 7] and min(counts[0]) > 7
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_duplicates_have_no_channel(training):
-    def largest_overlap(duplicate_iou):
-        opts = [*ALL_DETECTIONS, MODE, "predicted", "MODEL.PANOPTIC_AFFINITY.DUPLICATE_IOU", duplicate_iou]
-        model, seen = model_of(*opts), []
-        model.potentials = lambda *a, f=model.potentials: seen.append(a[2]) or f(*a)
-        with EventStorage(), torch.no_grad():
-            model.train(training)([scene()])
-        boxes = seen[0][0].pred_boxes
-        return pairwise_iou(boxes, boxes).fill_diagonal_(0).max()
-
-    assert largest_overlap(0.2) <= 0.2 < largest_overlap(1.0)
 
 
 def test_what_the_potentials_are_made_of_in_training():
