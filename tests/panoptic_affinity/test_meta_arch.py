@@ -235,12 +235,12 @@ def test_inference_gives_all_three_results_at_the_output_size(opts):
 @pytest.fixture(scope="module")
 def learnt():
     """A model that has learnt one scene."""
-    model = model_of("MODEL.FPN.NORM", "BN")
+    model = model_of("MODEL.FPN.NORM", "BN", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.5)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     inputs = [scene(), scene()]
     model.train()
     with EventStorage():
-        for _ in range(60):
+        for _ in range(90):
             loss = sum(model(inputs).values())
             optimizer.zero_grad()
             loss.backward()
