@@ -201,7 +201,7 @@ def test_perfect_potentials_give_the_truth():
     detections, matches = add_unmatched(no_detections(objects), objects, torch.full((2,), -1))
     targets = channel_targets(truth, matches, stuff)
     potentials = F.one_hot(targets.clamp(min=0), 5).permute(2, 0, 1).float()
-    assert not panoptic_cross_entropy(potentials, targets, 1).max() > 1e-3
+    assert panoptic_cross_entropy(potentials, targets, 1).max() <= 1e-3
     channels = best_at_pixels(potentials, 1, (3, 4), (3, 4))
     _, (segments, info) = to_results(channels, detections, torch.tensor([3, 1]), stuff.tolist())
     classes = {x["id"]: x["category_id"] for x in info}

@@ -16,8 +16,8 @@ class ImageModel(nn.Module):
         super().__init__()
         assert len(pixel_mean) == len(pixel_std), f"{len(pixel_mean)} means for {len(pixel_std)} deviations"
         self.backbone = backbone
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        for name, of_channels in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(of_channels)[:, None, None], persistent=False)
 
     @classmethod
     def from_config(cls, cfg):
