@@ -19,6 +19,8 @@ NORM_EPS = 1e-3
 
 def _norm(norm: str, channels: int) -> nn.Module:
     layer = get_norm(norm, channels)
+    if layer is None:  # norm is ""
+        return nn.Identity()
     layer.eps = NORM_EPS
     return layer
 

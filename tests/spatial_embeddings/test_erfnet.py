@@ -77,3 +77,12 @@ def test_the_config_builds_it_with_its_norm_and_dropout():
     assert [m.p for m in encoder.modules() if isinstance(m, nn.Dropout2d)] == [0.25] * 8
     assert not any(isinstance(m, nn.BatchNorm2d) for m in encoder.modules())
     assert all(m.eps == 1e-3 for m in encoder.modules() if hasattr(m, "running_mean"))
+
+
+def test_without_a_norm_only_the_convolutions_are_left():
+    with_norm, without = NonBottleneck1d(8), NonBottleneck1d(8, norm="")
+    assert parameters(with_norm) - parameters(without) == 2 * 2 * 8
+    without.load_state_dict(with_norm.state_dict(), strict=False)
+    x = torch.randn(2, 8, 6, 6)
+    # A norm that has seen nothing yet divides by sqrt(1 + 1e-3), twice.
+    torch.testing.assert_close(without(x), with_norm.eval()(x), rtol=5e-3, atol=5e-3)
