@@ -68,7 +68,7 @@ class TestLosses:
             chosen = of_image[:, :height, :width].log_softmax(dim=0).permute(1, 2, 0)[labels != IGNORED]
             total -= chosen.gather(1, labels[labels != IGNORED][:, None]).sum()
             count += len(chosen)
-        torch.testing.assert_close(loss, 0.5 * total / count)
+        torch.testing.assert_close(loss, 0.25 * total / count)
 
     def test_the_instances_can_weigh_less(self):
         model, lighter = build(), build("MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT", 0.25)
@@ -176,7 +176,7 @@ def test_the_parts_are_what_a_config_asks_for():
     model = build_model(cfg)
     assert isinstance(model, PanopticFPN) and isinstance(model, GeneralizedRCNN)
     thresholds = model.combine_overlap_thresh, model.combine_stuff_area_thresh, model.combine_instances_score_thresh
-    assert thresholds == (0.25, 64, 0.3) and model.sem_seg_head.loss_weight == 0.5
+    assert thresholds == (0.25, 64, 0.3) and model.sem_seg_head.loss_weight == 0.25
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     assert isinstance(build_model(cfg), SemanticSegmentor)
 
