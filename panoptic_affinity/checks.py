@@ -8,6 +8,7 @@ from .instance_affinity import POSITION_CHANNELS
 
 TRAIN_DETECTIONS = ("ground_truth", "predicted", "both")
 VOID = 255  # of the semantic labels
+GROUPS = 32  # of Detectron2's group normalization
 
 
 def check_config(cfg) -> None:
@@ -40,6 +41,11 @@ def check_config(cfg) -> None:
         raise ValueError(
             f"MODEL.PANOPTIC_AFFINITY.AFFINITY has EMBEDDING_DIM {method.AFFINITY.EMBEDDING_DIM} and REACH "
             f"{method.AFFINITY.REACH}; they must be at least {POSITION_CHANNELS + 1}, and above 0."
+        )
+    if method.AFFINITY.CONVS_DIM < 1 or method.AFFINITY.NORM == "GN" and method.AFFINITY.CONVS_DIM % GROUPS:
+        raise ValueError(
+            f"MODEL.PANOPTIC_AFFINITY.AFFINITY.CONVS_DIM is {method.AFFINITY.CONVS_DIM}; it must be above 0, and with "
+            f"NORM GN a multiple of {GROUPS}."
         )
     if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
         raise ValueError(

@@ -46,6 +46,8 @@ def check_num_classes(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
             _check_numbering(cfg, name)
             _check_counts({SEMANTIC_KEY: _get(cfg, SEMANTIC_KEY)}, name, "stuff", metadata.stuff_classes)
             _check_joint_things(cfg, name)
+        if kind in ("coco", "cityscapes_instance"):
+            _check_things_alone(cfg, name)
         counts, classes = thing_class_counts(cfg), metadata.get("thing_classes")
         # A semantic dataset's classes are things and stuff together, and no concern of an instance head's.
         if counts and classes is not None and kind not in ("sem_seg", "cityscapes_sem_seg"):
@@ -96,6 +98,21 @@ def _check_joint_things(cfg: CfgNode, name: str) -> None:
         raise ValueError(
             f"{key} is {sorted(things)}, but dataset {name!r} has the things {expected}. "
             f"Add '{key} {str(expected).replace(' ', '')}' to the command line or change the config."
+        )
+
+
+def _check_things_alone(cfg: CfgNode, name: str) -> None:
+    """An instance dataset's things are numbered from 0, which is where a numbering shared with stuff must have them."""
+    joint = JOINT_THINGS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: None)(cfg)
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if joint is None or classes is None:
+        return
+    key, things = joint
+    if sorted(things) != list(range(len(classes))):
+        raise ValueError(
+            f"Dataset {name!r} numbers its {len(classes)} things from 0, but {cfg.MODEL.META_ARCHITECTURE} predicts "
+            f"them as {sorted(things)} ({key}), in a numbering that they share with stuff: use a dataset with panoptic "
+            "annotations."
         )
 
 

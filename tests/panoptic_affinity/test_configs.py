@@ -57,6 +57,7 @@ def test_on_shapes_the_detector_is_the_baseline():
     (["MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8], "IN_FEATURES has p2, finer than COMMON_STRIDE 8"),
     (["MODEL.PANOPTIC_AFFINITY.MATCH_IOU", 0.0], r"MATCH_IOU is 0.0; it must be in \(0, 1\]"),
     (["MODEL.PANOPTIC_AFFINITY.AFFINITY.EMBEDDING_DIM", 3], "EMBEDDING_DIM 3 .* at least 4"),
+    (["MODEL.PANOPTIC_AFFINITY.AFFINITY.CONVS_DIM", 48], "CONVS_DIM is 48; .* a multiple of 32"),
     (["MODEL.PANOPTIC_AFFINITY.AFFINITY.REACH", 0.0], "REACH 0.0; .* above 0"),
     (["MODEL.PANOPTIC_AFFINITY.AFFINITY.OWN_SHARE", 0.0], r"OWN_SHARE is 0.0; it must be in \(0, 1\)"),
     (["MODEL.PANOPTIC_AFFINITY.AFFINITY.STRIDE", 2], r"STRIDE is 2; .* it must be one of \[4, 8, 16\]"),

@@ -218,6 +218,20 @@ def test_the_things_of_one_numbering_must_be_the_datasets(register):
         check_datasets(setup_cfg(opts=[*joint, "MODEL.SSAP.THING_CLASSES", [1, 2]]), ["made"])
 
 
+@pytest.mark.parametrize("kind", ["coco", "cityscapes_instance"])
+@pytest.mark.parametrize(
+    "model", [["PanopticAffinity"], ["SSAP", "MODEL.SSAP.SEMANTICS", "joint"]], ids=["PanopticAffinity", "SSAP"]
+)
+def test_things_after_stuff_are_not_those_of_an_instance_dataset(register, model, kind):
+    register("made", evaluator_type=kind, thing_classes=["car", "person"])
+    opts = ["MODEL.META_ARCHITECTURE", *model, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4]
+    opts += ["INPUT.DATASET_MAPPER_NAME", "panoptic"]
+    key = f"MODEL.{'SSAP' if 'SSAP' in model else 'PANOPTIC_AFFINITY'}.THING_CLASSES"
+    check_datasets(setup_cfg(opts=[*opts, key, [1, 0]]), ["made"])
+    with pytest.raises(ValueError, match=r"'made' numbers its 2 things from 0, but .* as \[2, 3\] .*THING_CLASSES"):
+        check_datasets(setup_cfg(opts=[*opts, key, [2, 3]]), ["made"])
+
+
 def test_files_of_panoptic_and_semantic_labels_are_looked_for(register, tmp_path):
     missing = str(tmp_path / "nowhere")
     classes = {"evaluator_type": "coco_panoptic_seg", "stuff_classes": ["things", "sky"], "thing_classes": ["a", "b"]}
