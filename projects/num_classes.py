@@ -74,8 +74,7 @@ def _check_numbering(cfg: CfgNode, name: str) -> None:
     if metadata.get("evaluator_type") != "coco_panoptic_seg":
         return
     separated = metadata.stuff_classes[0] == SEPARATED_THINGS
-    joint = JOINT_THINGS.get(model, lambda cfg: None)(cfg) is not None
-    if joint and separated:
+    if _joint_things(cfg) is not None and separated:
         raise ValueError(
             f"Dataset {name!r} numbers its stuff by itself, but {model} learns things and stuff numbered together. "
             f"Such datasets have the same name without '_separated': {name.removesuffix('_separated')!r}."
@@ -87,9 +86,14 @@ def _check_numbering(cfg: CfgNode, name: str) -> None:
         )
 
 
+def _joint_things(cfg: CfgNode) -> tuple[str, list[int]] | None:
+    """The key and the value of the things in a numbering shared with stuff; None for a model without such a one."""
+    return JOINT_THINGS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: None)(cfg)
+
+
 def _check_joint_things(cfg: CfgNode, name: str) -> None:
     """The things among the classes of a numbering that things and stuff share."""
-    joint = JOINT_THINGS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: None)(cfg)
+    joint = _joint_things(cfg)
     ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
     if joint is None or ids is None:
         return
@@ -103,7 +107,7 @@ def _check_joint_things(cfg: CfgNode, name: str) -> None:
 
 def _check_things_alone(cfg: CfgNode, name: str) -> None:
     """An instance dataset's things are numbered from 0, which is where a numbering shared with stuff must have them."""
-    joint = JOINT_THINGS.get(cfg.MODEL.META_ARCHITECTURE, lambda cfg: None)(cfg)
+    joint = _joint_things(cfg)
     classes = MetadataCatalog.get(name).get("thing_classes")
     if joint is None or classes is None:
         return

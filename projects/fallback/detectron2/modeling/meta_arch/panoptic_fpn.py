@@ -1,7 +1,7 @@
 """Kirillov, Girshick, He, Dollár: "Panoptic Feature Pyramid Networks", CVPR 2019 (section 3)."""
 
 import logging
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,23 +26,23 @@ class PanopticFPN(rcnn.GeneralizedRCNN):
         self,
         *,
         sem_seg_head: nn.Module,
+        combine_instances_score_thresh: float = 0.5,
         combine_overlap_thresh: float = 0.5,
         combine_stuff_area_thresh: float = 4096,
-        combine_instances_score_thresh: float = 0.5,
         **kwargs,
     ):
         """
         Args:
             sem_seg_head: features and labels to logits and losses, see ``SemSegFPNHead``; class 0 is all things.
-            combine_overlap_thresh, combine_stuff_area_thresh, combine_instances_score_thresh: see
-                ``combine_semantic_and_instance_outputs``.
+            combine_instances_score_thresh, combine_overlap_thresh, combine_stuff_area_thresh: see
+                ``combine_semantic_and_instance_outputs``, whose order of use this is.
             kwargs: GeneralizedRCNN's.
         """
         super().__init__(**kwargs)
         self.sem_seg_head = sem_seg_head
+        self.combine_instances_score_thresh = combine_instances_score_thresh
         self.combine_overlap_thresh = combine_overlap_thresh
         self.combine_stuff_area_thresh = combine_stuff_area_thresh
-        self.combine_instances_score_thresh = combine_instances_score_thresh
 
     @classmethod
     def from_config(cls, cfg):
@@ -96,9 +96,9 @@ class PanopticFPN(rcnn.GeneralizedRCNN):
         panoptic = combine_semantic_and_instance_outputs(
             instances,
             logits.argmax(dim=0),
-            self.combine_overlap_thresh,
-            self.combine_stuff_area_thresh,
-            self.combine_instances_score_thresh,
+            instances_score_thresh=self.combine_instances_score_thresh,
+            overlap_threshold=self.combine_overlap_thresh,
+            stuff_area_thresh=self.combine_stuff_area_thresh,
         )
         return {"sem_seg": logits, "instances": instances, "panoptic_seg": panoptic}
 
@@ -118,7 +118,7 @@ def combine_semantic_and_instance_outputs(
     overlap_threshold: float,
     stuff_area_thresh: int,
     instances_score_thresh: float,
-) -> Tuple[torch.Tensor, List[Dict[str, Any]]]:
+) -> tuple[torch.Tensor, list[dict]]:
     """A panoptic segmentation: instances by falling score, then stuff where there is none.
 
     Args:
@@ -133,7 +133,7 @@ def combine_semantic_and_instance_outputs(
         of a thing "score" and "instance_id", its index in instance_results; of stuff "area", in pixels.
     """
     panoptic_seg = semantic_results.new_zeros(semantic_results.shape, dtype=torch.int32)
-    segments_info: List[Dict[str, Any]] = []
+    segments_info: list[dict] = []
 
     def add_segment(mask: torch.Tensor, **info: Any) -> None:
         segments_info.append({"id": len(segments_info) + 1, **info})

@@ -90,53 +90,56 @@ class RPN(nn.Module):
         in_features: list[str],
         head: nn.Module,
         anchor_generator: nn.Module,
-        anchor_matcher: Matcher,
         box2box_transform: Box2BoxTransform,
+        pre_nms_topk: tuple[int, int],
+        min_box_size: float = 0.0,
+        nms_thresh: float = 0.7,
+        post_nms_topk: tuple[int, int],
+        anchor_boundary_thresh: float = -1.0,
+        anchor_matcher: Matcher,
         batch_size_per_image: int,
         positive_fraction: float,
-        pre_nms_topk: tuple[int, int],
-        post_nms_topk: tuple[int, int],
-        nms_thresh: float = 0.7,
-        min_box_size: float = 0.0,
-        anchor_boundary_thresh: float = -1.0,
-        loss_weight: float | dict[str, float] = 1.0,
         box_reg_loss_type: str = "smooth_l1",
         smooth_l1_beta: float = 0.0,
+        loss_weight: float | dict[str, float] = 1.0,
     ):
-        """
+        """In the order of their use: what there is to be scored, how proposals are chosen, and how it is trained.
+
         Args:
             in_features: names of the feature maps.
             head: from feature maps to objectness logits and deltas, as StandardRPNHead.
             anchor_generator: from feature maps to anchors.
-            anchor_matcher: which anchors are objects.
             box2box_transform: what the deltas mean.
+            pre_nms_topk, min_box_size, nms_thresh, post_nms_topk: see ``find_top_rpn_proposals``; how many before and
+                after NMS is a number in training and one in testing.
+            anchor_boundary_thresh: anchors farther out of the image, in pixels, are not trained on; -1: all are.
+            anchor_matcher: which anchors are objects.
             batch_size_per_image: how many anchors of an image are trained on.
             positive_fraction: the part of these, at most, that are objects.
-            pre_nms_topk, post_nms_topk, nms_thresh, min_box_size: see ``find_top_rpn_proposals``; the first two
-                in training and in testing.
-            anchor_boundary_thresh: anchors farther out of the image, in pixels, are not trained on; -1: all are.
-            loss_weight: of loss_rpn_cls and loss_rpn_loc, by name or both.
             box_reg_loss_type: smooth_l1, giou, diou or ciou.
             smooth_l1_beta: where smooth_l1 turns from L2 to L1.
+            loss_weight: of loss_rpn_cls and loss_rpn_loc, by name or both.
         """
         super().__init__()
         self.in_features = in_features
         self.rpn_head = head
         self.anchor_generator = anchor_generator
-        self.anchor_matcher = anchor_matcher
         self.box2box_transform = box2box_transform
+
+        self.pre_nms_topk = dict(zip((True, False), pre_nms_topk))  # by self.training
+        self.min_box_size = float(min_box_size)
+        self.nms_thresh = nms_thresh
+        self.post_nms_topk = dict(zip((True, False), post_nms_topk))
+
+        self.anchor_boundary_thresh = anchor_boundary_thresh
+        self.anchor_matcher = anchor_matcher
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
-        self.pre_nms_topk = dict(zip((True, False), pre_nms_topk))  # by self.training
-        self.post_nms_topk = dict(zip((True, False), post_nms_topk))
-        self.nms_thresh = nms_thresh
-        self.min_box_size = float(min_box_size)
-        self.anchor_boundary_thresh = anchor_boundary_thresh
+        self.box_reg_loss_type = box_reg_loss_type
+        self.smooth_l1_beta = smooth_l1_beta
         if not isinstance(loss_weight, dict):
             loss_weight = dict.fromkeys(("loss_rpn_cls", "loss_rpn_loc"), loss_weight)
         self.loss_weight = loss_weight
-        self.box_reg_loss_type = box_reg_loss_type
-        self.smooth_l1_beta = smooth_l1_beta
 
     @classmethod
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]):

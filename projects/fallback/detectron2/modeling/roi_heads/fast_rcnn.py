@@ -100,27 +100,27 @@ class FastRCNNOutputLayers(nn.Module):
         *,
         box2box_transform: Box2BoxTransform,
         num_classes: int,
+        cls_agnostic_bbox_reg: bool = False,
+        use_sigmoid_ce: bool = False,
+        use_fed_loss: bool = False,
+        box_reg_loss_type: str = "smooth_l1",
+        smooth_l1_beta: float = 0.0,
+        loss_weight: float | dict[str, float] = 1.0,
         test_score_thresh: float = 0.0,
         test_nms_thresh: float = 0.5,
         test_topk_per_image: int = 100,
-        cls_agnostic_bbox_reg: bool = False,
-        smooth_l1_beta: float = 0.0,
-        box_reg_loss_type: str = "smooth_l1",
-        loss_weight: float | dict[str, float] = 1.0,
-        use_fed_loss: bool = False,
-        use_sigmoid_ce: bool = False,
     ):
         """
         Args:
             input_shape: channels (and height and width, if any) of a region's features.
             box2box_transform: what the deltas mean.
             num_classes: without the background.
-            test_score_thresh, test_nms_thresh, test_topk_per_image: see ``fast_rcnn_inference``.
             cls_agnostic_bbox_reg: one box for all classes.
-            smooth_l1_beta: where smooth_l1 turns from L2 to L1.
+            use_sigmoid_ce, use_fed_loss: must be False here.
             box_reg_loss_type: smooth_l1, giou, diou or ciou.
+            smooth_l1_beta: where smooth_l1 turns from L2 to L1.
             loss_weight: of loss_cls and loss_box_reg, by name (1 where absent) or both.
-            use_fed_loss, use_sigmoid_ce: must be False here.
+            test_score_thresh, test_nms_thresh, test_topk_per_image: see ``fast_rcnn_inference``.
         """
         super().__init__()
         if use_fed_loss or use_sigmoid_ce:
@@ -135,14 +135,14 @@ class FastRCNNOutputLayers(nn.Module):
             nn.init.zeros_(layer.bias)
         self.box2box_transform = box2box_transform
         self.num_classes = num_classes
-        self.test_score_thresh = test_score_thresh
-        self.test_nms_thresh = test_nms_thresh
-        self.test_topk_per_image = test_topk_per_image
-        self.smooth_l1_beta = smooth_l1_beta
         self.box_reg_loss_type = box_reg_loss_type
+        self.smooth_l1_beta = smooth_l1_beta
         if not isinstance(loss_weight, dict):
             loss_weight = dict.fromkeys(("loss_cls", "loss_box_reg"), loss_weight)
         self.loss_weight = loss_weight
+        self.test_score_thresh = test_score_thresh
+        self.test_nms_thresh = test_nms_thresh
+        self.test_topk_per_image = test_topk_per_image
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec):

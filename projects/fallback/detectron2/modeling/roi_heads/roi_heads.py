@@ -48,25 +48,25 @@ class ROIHeads(nn.Module):
         self,
         *,
         num_classes: int,
+        proposal_append_gt: bool = True,
+        proposal_matcher: Matcher,
         batch_size_per_image: int,
         positive_fraction: float,
-        proposal_matcher: Matcher,
-        proposal_append_gt: bool = True,
     ):
         """
         Args:
             num_classes: without the background, which is class ``num_classes``.
+            proposal_append_gt: ground truth is among the proposals, so that there are objects from the start.
+            proposal_matcher: which proposals are objects.
             batch_size_per_image: how many proposals of an image are trained on.
             positive_fraction: the part of these, at most, that are objects.
-            proposal_matcher: which proposals are objects.
-            proposal_append_gt: ground truth is among the proposals, so that there are objects from the start.
         """
         super().__init__()
         self.num_classes = num_classes
+        self.proposal_append_gt = proposal_append_gt
+        self.proposal_matcher = proposal_matcher
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
-        self.proposal_matcher = proposal_matcher
-        self.proposal_append_gt = proposal_append_gt
 
     @classmethod
     def from_config(cls, cfg):
